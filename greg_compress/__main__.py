@@ -1,0 +1,3 @@
+from greg_compress.cli import app
+
+app(prog_name="greg")

@@ -1,0 +1,56 @@
+"""Everything that can go wrong in a way that a user can do something about.
+
+GregError (exit 1: run time)
+├── RequestError (2: the request is wrong by itself or for this network)
+├── CheckFailed (3: a gate or check failed, or nothing can be pruned)
+├── InputError (4: an input cannot be used)
+│   └── TraceError (the network does not run on labels)
+└── Interrupted (130 SIGINT, 143 SIGTERM)
+
+A message is one line: what, where, and what to do next. Only `cli.boundary` turns errors into text
+and exit codes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class GregError(Exception):
+    """A run-time failure: memory, a full disk, an unwritable target, NaN."""
+
+    exit_code = 1
+
+
+class RequestError(GregError):
+    """Flags, ratios or data that are wrong by themselves or for this network."""
+
+    exit_code = 2
+
+
+class CheckFailed(GregError):
+    """A gate or check failed, or nothing can be pruned; `report` is what --json still prints."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, report: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class InputError(GregError):
+    """An input that is missing, truncated, too new, of the wrong stage or not ours."""
+
+    exit_code = 4
+
+
+class TraceError(InputError):
+    """The network cannot be run on labels, or cannot run with this input at all."""
+
+
+class Interrupted(GregError):
+    """SIGINT or SIGTERM arrived; `hint` says what was saved and how to go on."""
+
+    def __init__(self, signal_number: int, hint: str = "") -> None:
+        super().__init__("interrupted" + (f"; {hint}" if hint else ""))
+        self.exit_code = 128 + signal_number
