@@ -1,0 +1,102 @@
+"""A plan says which units go: for every group that loses some, how many are kept, and once decided which.
+
+Plain data: it prints, goes into a state file as JSON values, and can be replayed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greg_compress.errors import CheckFailed, InputError
+from greg_compress.wiring.groups import Group, Wiring
+
+
+@dataclass(frozen=True)
+class Share:
+    """What happens to one group."""
+
+    channels: int
+    kept: int
+    removed: tuple[int, ...] | None = None
+    """Positions within the group, ascending; None until decided."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Group name -> share, for the groups that lose units, in order of execution."""
+
+    shares: Mapping[str, Share]
+
+    @property
+    def decided(self) -> bool:
+        return all(share.removed is not None for share in self.shares.values())
+
+    def decide(self, scores: Mapping[str, Tensor]) -> Plan:
+        """Pick the units with the least scores; of equals the first goes first (stable)."""
+        decided = {}
+        for name, share in self.shares.items():
+            order = torch.sort(scores[name], stable=True).indices
+            picked = sorted(order[: share.channels - share.kept].tolist())
+            decided[name] = replace(share, removed=tuple(picked))
+        return Plan(decided)
+
+    def removed_units(self, wiring: Wiring) -> Tensor:
+        """The classes (labels) of all units that go, int64 of shape (removed,)."""
+        groups = {group.name: group for group in wiring.groups}
+        parts = [groups[name].units[list(share.removed)] for name, share in self.shares.items() if share.removed]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def kept_in(self, group: Group | None) -> int | None:
+        """How many units of `group` are kept; None for a layer without a group of its own."""
+        if group is None:
+            return None
+        return self.shares[group.name].kept if group.name in self.shares else group.channels
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            name: {
+                "channels": share.channels,
+                "kept": share.kept,
+                "removed": None if share.removed is None else list(share.removed),
+            }
+            for name, share in self.shares.items()
+        }
+
+
+def plan_from_json(data: Mapping[str, Any], wiring: Wiring) -> Plan:
+    """Read a plan back, against the network that it was made for.
+
+    Raises:
+        InputError: it names a group that the network lacks, or other counts than the network's.
+    """
+    groups = {group.name: group for group in wiring.groups}
+    shares = {}
+    for name, entry in data.items():
+        channels, kept, removed = entry["channels"], entry["kept"], entry["removed"]
+        if name not in groups or groups[name].channels != channels:
+            raise InputError(f"the plan does not fit the network: group {name!r} of {channels} units is not there")
+        if removed is not None and not (
+            len(set(removed)) == len(removed) == channels - kept > 0
+            and all(isinstance(unit, int) and 0 <= unit < channels for unit in removed)
+        ):
+            raise InputError(f"the plan's picks for group {name!r} do not leave {kept} of {channels} units")
+        shares[name] = Share(channels, kept, None if removed is None else tuple(removed))
+    return Plan(shares)
+
+
+def require_effect(plan: Plan, wiring: Wiring) -> None:
+    """A plan that removes nothing is never a shrug.
+
+    Raises:
+        CheckFailed: no group loses a unit.
+    """
+    if plan.shares:
+        return
+    if all(group.reason or group.channels == 1 for group in wiring.groups):
+        raise CheckFailed("nothing can be pruned: every group is frozen or coupled; `greg analyze` lists the reasons")
+    raise CheckFailed("this selection removes nothing; raise --ratios")
