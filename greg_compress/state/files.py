@@ -1,0 +1,62 @@
+"""Read and write state files, without running anything in them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greg_compress.errors import InputError
+from greg_compress.state.format import State, from_dict
+from greg_compress.whole_files import require_file, written_whole
+
+
+def save(state: State, path: Path) -> None:
+    """Write a state file.
+
+    Raises:
+        GregError: the disk is full or the target unwritable; what was there stays.
+    """
+    buffer = io.BytesIO()  # torch's own file writer aborts the process when a disk fills up
+    torch.save(state.to_dict(), buffer)
+    with written_whole(path) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
+
+
+def load(path: Path) -> tuple[State, str]:
+    """Read a state file; return it with the SHA-256 of its bytes.
+
+    Raises:
+        InputError: missing, a directory, truncated, not ours, a pickle, or with lying tensors.
+    """
+    require_file(path)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    try:
+        data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path} holds pickled objects or is no state file at all; nothing in it was run") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{path} is damaged or truncated, or no state file at all") from error
+    _refuse_lying_tensors(data, path)
+    return from_dict(data, str(path)), hashlib.sha256(content).hexdigest()
+
+
+def _refuse_lying_tensors(data: Any, path: Path) -> None:
+    """A file of 1.6 KB can claim 10^12 elements: storage must hold what shapes say, before any copy."""
+    if isinstance(data, Tensor):
+        if data.layout != torch.strided or data.untyped_storage().nbytes() < data.numel() * data.element_size():
+            raise InputError(f"{path} is damaged: a tensor of shape {tuple(data.shape)} has too little storage")
+    elif isinstance(data, dict):
+        for value in data.values():
+            _refuse_lying_tensors(value, path)
+    elif isinstance(data, (list, tuple)):
+        for value in data:
+            _refuse_lying_tensors(value, path)

@@ -1,0 +1,89 @@
+"""What a state file holds (design section 6), and the checks that a dictionary is one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from greg_compress.errors import InputError
+from greg_compress.sources.specs import Architecture
+
+FORMAT = "greg-state"
+VERSION = 1
+STAGES = ("dense", "regularized", "pruned", "finetuned")
+
+
+@dataclass
+class State:
+    """One network between two commands."""
+
+    stage: str
+    architecture: Architecture
+    input_shape: tuple[int, ...]
+    """Of one sample, (C, H, W) for images."""
+    weights: dict[str, Tensor]
+    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
+    """For every module that was cut, its attributes as they are now."""
+    memory_format: str = "contiguous_format"
+    """Name of a torch.memory_format; set before the weights load, so that outputs repeat bit for bit."""
+    normalization: dict[str, Any] | None = None
+    classes: int | None = None
+    data: str | None = None
+    plan: dict[str, Any] | None = None
+    """The picks of a regularized network, or what was removed from a pruned one."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    """Every command that made it: options, versions, metrics, digest of its input, clock."""
+    run: dict[str, Any] | None = None
+    """Unfinished work (only in OUT.partial): everything that it needs to go on as if never stopped."""
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        fields["architecture"] = asdict(self.architecture)
+        fields["input_shape"] = list(self.input_shape)
+        return {"format": FORMAT, "version": VERSION, **fields}
+
+
+_TYPES: dict[str, type | tuple[type, ...]] = {
+    "stage": str,
+    "architecture": dict,
+    "input_shape": list,
+    "weights": dict,
+    "attributes": dict,
+    "memory_format": str,
+    "normalization": (dict, type(None)),
+    "classes": (int, type(None)),
+    "data": (str, type(None)),
+    "plan": (dict, type(None)),
+    "history": list,
+    "run": (dict, type(None)),
+}
+
+
+def from_dict(data: Any, path: str) -> State:
+    """Check a dictionary and make it a State.
+
+    Raises:
+        InputError: not ours, of a newer version, or with a field missing or of the wrong type.
+    """
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f"{path} is not a greg state file (a plain state dict?); make one with greg train")
+    if data.get("version") != VERSION:
+        raise InputError(
+            f"{path} has format version {data.get('version')}, this greg reads {VERSION}; install a newer greg"
+        )
+    for name, kind in _TYPES.items():
+        if not isinstance(data.get(name, ...), kind):
+            raise InputError(f"{path} is damaged: its field {name!r} is missing or of the wrong type")
+    if data["stage"] not in STAGES:
+        raise InputError(f"{path} is damaged: unknown stage {data['stage']!r}")
+    if not all(isinstance(tensor, Tensor) for tensor in data["weights"].values()):
+        raise InputError(f"{path} is damaged: its weights are not all tensors")
+    fields = {name: data[name] for name in _TYPES}
+    try:
+        fields["architecture"] = Architecture(**data["architecture"])
+        fields["input_shape"] = tuple(int(size) for size in data["input_shape"])
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{path} is damaged: {error}") from error
+    return State(**fields)
