@@ -1,0 +1,91 @@
+"""Stage `analyze`: parameters and MACs per layer, groups, what is frozen and why, what a selection leaves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from greg_compress.cost import Cost, cost, macs_by_module
+from greg_compress.options import ModelOptions, Selection
+from greg_compress.reporting import Reporter
+from greg_compress.selection.choose import choose
+from greg_compress.selection.plan import Plan
+from greg_compress.selection.resolve import is_convolution, stage_of
+from greg_compress.state.models import open_model
+from greg_compress.surgery.cut import cut
+from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.trace import skeleton
+
+
+def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
+    """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7)."""
+    opened = open_model(options.model, options.arch, options.input_shape)
+    if opened.untrained:
+        ui.warn(f"{options.model} has no trained weights")
+    wiring = prunable_wiring(opened.model, opened.state.input_shape)
+    macs = macs_by_module(opened.model, wiring.input_shape, wiring.layers)
+    whole = cost(opened.model, macs)
+    plan = choose(opened.model, wiring, selection) if selection else None
+    return {
+        "params": whole.params,
+        "macs": whole.macs,
+        "size": whole.size,
+        "layers": _layers(opened.model, wiring, macs, plan),
+        "uncalled": _uncalled(opened.model, wiring),
+        "plan": None if plan is None else reduction(whole, cost_after(opened.model, wiring, plan)),
+    }
+
+
+def cost_after(model: nn.Module, wiring: Wiring, plan: Plan) -> Cost:
+    """What the network would cost after the plan; no weights are touched."""
+    bones = skeleton(model)
+    cut(bones, wiring, plan.removed_units(wiring))
+    return cost(bones, macs_by_module(bones, wiring.input_shape, wiring.layers))
+
+
+def reduction(before: Cost, after: Cost) -> dict[str, Any]:
+    """`params`, `macs` as they would be, the ratio of MACs, and the percentage of parameters gone."""
+    return {
+        "params": after.params,
+        "macs": after.macs,
+        "macs_speedup": before.macs / after.macs,
+        "sparsity": 100 * (1 - after.params / before.params),
+    }
+
+
+def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan | None) -> list[dict[str, Any]]:
+    rows = []
+    index = 0
+    for layer in wiring.layers:
+        module = model.get_submodule(layer.module)
+        group = wiring.group_of(layer.weight)
+        is_output = group is not None and not is_convolution(layer, model) and bool(group.frozen)
+        indexed = not (layer.shortcut or is_output)
+        rows.append(
+            {
+                "name": layer.module,
+                "type": type(module).__name__,
+                "stage": stage_of(layer),
+                "index": index if indexed else None,
+                "params": sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+                "macs": macs[layer.module],
+                "out_channels": model.get_parameter(layer.weight).shape[0],
+                "group": group.name if group else None,
+                "prunable": group is not None and group.reason is None,
+                "reason": group.reason if group else "it follows the channels that it reads",
+                "kept": plan.kept_in(group) if plan else None,
+            }
+        )
+        index += indexed
+    return rows
+
+
+def _uncalled(model: nn.Module, wiring: Wiring) -> list[str]:
+    """Modules with parameters of their own that never ran; they are left alone."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if name not in wiring.trace.called and next(module.parameters(recurse=False), None) is not None
+    ]

@@ -1,0 +1,133 @@
+"""Write a network as one ONNX file and compare it with PyTorch in onnxruntime."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from greg_compress.errors import CheckFailed, GregError, RequestError
+
+EXAMPLE_BATCH = 2
+"""The exporter specialises a batch of 1."""
+CHECKED_BATCHES = (1, 2, 5)
+CHECKED_SEEDS = (0, 1, 2)
+OLDEST_OPSET = 18
+"""The dynamo exporter's own; older ones need a conversion that it does not always manage."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """onnxruntime against PyTorch over several inputs and batch sizes."""
+
+    max_abs_error: float
+    max_rel_error: float
+    """Relative to the largest output of the batch."""
+    top1_agreement: float
+    """Fraction of samples for which both name the same class."""
+    passed: bool
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def flushed(model: nn.Module) -> tuple[nn.Module, int]:
+    """A float32 copy in eval mode, on the CPU and contiguous, its denormal weights set to 0; how many."""
+    ready = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    count = 0
+    for tensor in [*ready.parameters(), *ready.buffers()]:
+        if tensor.is_floating_point():
+            denormal = (tensor != 0) & (tensor.abs() < torch.finfo(tensor.dtype).tiny)
+            count += int(denormal.sum())
+            tensor.data.masked_fill_(denormal, 0)
+    return ready, count
+
+
+def write(model: nn.Module, input_shape: Sequence[int], path: Path, opset: int | None) -> None:
+    """Export a network whose batch size stays free, as one file, and have onnx check it.
+
+    Raises:
+        RequestError: an opset that the exporter does not write.
+        GregError: the exporter refuses the network.
+    """
+    newest = onnx.defs.onnx_opset_version()
+    if opset is not None and not OLDEST_OPSET <= opset <= newest:
+        raise RequestError(f"--opset {opset}: write one from {OLDEST_OPSET} to {newest}")
+    example = torch.zeros((EXAMPLE_BATCH, *input_shape))
+    batch = torch.export.Dim("batch")
+    # The exporter talks on stdout, which belongs to the result, and warns about its own insides.
+    with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            torch.onnx.export(
+                model,
+                (example,),
+                path,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+                opset_version=opset,
+                input_names=["input"],
+                dynamic_shapes=({0: batch},),
+            )
+        except OSError:
+            raise
+        except Exception as error:
+            # The exporter has no common error type; its first line says which operation it does not know.
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise GregError(f"the network cannot be exported to ONNX: {first}") from error
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise CheckFailed(f"onnx refuses the exported file: {str(error).splitlines()[0]}") from error
+    if opset is not None and written_opset(path) != opset:
+        raise CheckFailed(f"the exporter could not write opset {opset}, only {written_opset(path)}; leave --opset out")
+
+
+def written_opset(path: Path) -> int:
+    """The version of the default operator set that a file uses."""
+    model = onnx.load(str(path), load_external_data=False)
+    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
+def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
+    """Open a file in onnxruntime on the CPU with all graph optimisations."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def compare(model: nn.Module, path: Path, input_shape: Sequence[int], tolerance: float) -> Parity:
+    """Run PyTorch and onnxruntime on the same random inputs."""
+    runtime = session(path, threads=1)
+    name = runtime.get_inputs()[0].name
+    absolute = relative = 0.0
+    agreed = samples = 0
+    for seed in CHECKED_SEEDS:
+        for batch in CHECKED_BATCHES:
+            random = torch.Generator().manual_seed(seed)
+            images = torch.randn((batch, *input_shape), generator=random)
+            with torch.no_grad():
+                wanted = model(images)
+            got = torch.from_numpy(numpy.asarray(runtime.run(None, {name: images.numpy()})[0]))
+            if not isinstance(wanted, Tensor) or wanted.shape != got.shape:
+                return Parity(float("inf"), float("inf"), 0.0, False)
+            error = (wanted - got).abs().max().nan_to_num(nan=float("inf")).item()
+            absolute = max(absolute, error)
+            relative = max(relative, error / (wanted.abs().max().item() or 1.0))
+            agreed += int((wanted.flatten(1).argmax(1) == got.flatten(1).argmax(1)).sum())
+            samples += batch
+    return Parity(absolute, relative, agreed / samples, relative <= tolerance)

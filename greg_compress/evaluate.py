@@ -1,0 +1,29 @@
+"""Stage `evaluate`: top-1, top-5 and loss on the test images."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from greg_compress.long_run import normalization_of, require_fit
+from greg_compress.options import ModelOptions
+from greg_compress.reporting import Reporter
+from greg_compress.sources.data import load_data
+from greg_compress.sources.specs import DataSpec
+from greg_compress.state.models import open_model
+from greg_compress.training.evaluation import evaluate
+from greg_compress.training.numerics import resolve_device
+
+
+def run(model: ModelOptions, spec: DataSpec, device: str, download: bool, ui: Reporter) -> dict[str, Any]:
+    """Return `top1`, `top5` (percent), `loss` and `samples`."""
+    opened = open_model(model.model, model.arch, model.input_shape)
+    data = load_data(spec, download)
+    require_fit(opened, data)
+    if opened.untrained:
+        ui.warn(f"{model.model} has no trained weights")
+    if opened.state.normalization is None:
+        opened.state.normalization = data.normalization.to_json()
+    place = resolve_device(device)
+    accuracy = evaluate(opened.model.to(place), data.test, normalization_of(opened.state), place)
+    return asdict(accuracy)

@@ -1,0 +1,87 @@
+"""Stage `export`: an ONNX file that is right, and how fast it and its baseline really are."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from greg_compress.cost import cost, macs_by_module
+from greg_compress.deploy import latency, onnx_file
+from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.options import ExportOptions, ModelOptions, Output
+from greg_compress.reporting import Reporter
+from greg_compress.state.models import Opened, open_model
+from greg_compress.whole_files import written_whole
+from greg_compress.wiring.groups import find_groups
+
+
+def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporter) -> dict[str, Any]:
+    """Export, check and time a network, and its baseline beside it.
+
+    Returns:
+        `onnx`, `size`, `opset`, `denormals_flushed`, `parity`, `latency`, `baseline`, `speedup` (measured
+        time) and `macs_speedup`; the last three are None without a baseline.
+
+    Raises:
+        CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
+    """
+    opened = open_model(model.model, model.arch, model.input_shape)
+    baseline = _baseline(model, options, opened)
+    _say(opened, model.model, ui)
+    with written_whole(output.path) as path, tempfile.TemporaryDirectory() as folder:
+        ready, flushed = onnx_file.flushed(opened.model)
+        ui.note("exporting")
+        onnx_file.write(ready, opened.state.input_shape, path, options.opset)
+        parity = onnx_file.compare(ready, path, opened.state.input_shape, options.tolerance)
+        report: dict[str, Any] = {
+            "onnx": str(output.path),
+            "size": path.stat().st_size,
+            "opset": onnx_file.written_opset(path),
+            "denormals_flushed": flushed,
+            "parity": parity.to_json(),
+            **dict.fromkeys(("latency", "baseline", "speedup", "macs_speedup")),
+        }
+        if not parity.passed:
+            raise CheckFailed(
+                f"onnxruntime and PyTorch differ by {parity.max_rel_error:.1e} of the largest output, more than"
+                f" --tolerance {options.tolerance:g}; no file was left",
+                {**report, "onnx": None, "passed": False},
+            )
+        paths = [path]
+        if baseline is not None:
+            paths.append(Path(folder, "baseline.onnx"))
+            ui.note("exporting the baseline")
+            dense, _ = onnx_file.flushed(baseline.model)
+            onnx_file.write(dense, opened.state.input_shape, paths[1], options.opset)
+        ui.note("timing")
+        timed = latency.measure(paths, opened.state.input_shape, options.threads, options.runs)
+        report["latency"] = timed[0].to_json()
+        if baseline is not None:
+            report["baseline"] = timed[1].to_json()
+            report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
+            report["macs_speedup"] = _macs(baseline.model, opened) / _macs(opened.model, opened)
+    return report
+
+
+def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Opened | None:
+    if options.baseline is None:
+        return None
+    baseline = open_model(options.baseline, model.arch)
+    if baseline.state.input_shape != opened.state.input_shape:
+        raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
+    return baseline
+
+
+def _say(opened: Opened, name: str, ui: Reporter) -> None:
+    if opened.untrained:
+        ui.warn(f"{name} has no trained weights")
+    if not opened.state.attributes:
+        ui.warn(f"{name} was never cut: this exports the {opened.state.stage} network")
+
+
+def _macs(model: nn.Module, opened: Opened) -> int:
+    wiring = find_groups(model, opened.state.input_shape)
+    return cost(model, macs_by_module(model, wiring.input_shape, wiring.layers)).macs

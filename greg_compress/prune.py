@@ -1,0 +1,127 @@
+"""Stage `prune`: remove the picked units for good, and prove that what is left is right."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from greg_compress import criteria
+from greg_compress.cost import Cost, cost, macs_by_module
+from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.options import ModelOptions, Output, Selection
+from greg_compress.recording import recorded
+from greg_compress.reporting import Reporter
+from greg_compress.selection.choose import choose
+from greg_compress.selection.plan import Plan, plan_from_json
+from greg_compress.selection.resolve import resolve
+from greg_compress.state import files, history
+from greg_compress.state.format import State
+from greg_compress.state.models import Opened, open_model, weights_of
+from greg_compress.surgery.cut import cut
+from greg_compress.surgery.proof import (
+    SelfCheck,
+    first_difference,
+    masked_equals_sliced,
+    prunable_wiring,
+)
+from greg_compress.wiring.groups import Wiring
+
+
+def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Reporter) -> dict[str, Any]:
+    """Cut a network by a regularized state's picks, or one-shot by L1 with a selection.
+
+    Returns:
+        `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`
+        and `l1_differs`: how many of a regularized state's picks a final L1 sort (Algorithm 1, line 15)
+        would have chosen otherwise.
+
+    Raises:
+        RequestError: no selection where one is needed, or one that contradicts the picks.
+        CheckFailed: the self-check failed, or nothing can be pruned; nothing is written.
+    """
+    opened = open_model(model.model, model.arch, model.input_shape)
+    if opened.untrained:
+        ui.warn(f"{model.model} has no trained weights")
+    wiring = prunable_wiring(opened.model, opened.state.input_shape)
+    plan, differs = _plan(opened, wiring, selection, model.model)
+    removed = plan.removed_units(wiring)
+    if (difference := first_difference(opened.model, wiring, removed)) is not None:
+        raise CheckFailed(f"this plan cannot be cut: {difference.reason}")
+    small = copy.deepcopy(opened.model)
+    attributes = cut(small, wiring, removed)
+    check = masked_equals_sliced(opened.model, small, wiring, removed)
+    before, after = (_cost(network, wiring) for network in (opened.model, small))
+    report = {
+        **{
+            name: {"before": getattr(before, name), "after": getattr(after, name)}
+            for name in ("params", "macs", "size")
+        },
+        "macs_speedup": before.macs / after.macs,
+        "sparsity": 100 * (1 - after.params / before.params),
+        "self_check": check.to_json(),
+        "groups": [
+            {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
+        ],
+        "l1_differs": differs,
+    }
+    _require(check, report)
+    state = _pruned(opened, small, attributes, plan)
+    state.history = [*state.history, _entry(model, selection, opened, report)]
+    files.save(state, output.path)
+    return report
+
+
+def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str) -> tuple[Plan, int | None]:
+    """The picks of a regularized state, or a fresh selection; and how many picks L1 would now change."""
+    if opened.state.stage != "regularized":
+        if selection is None:
+            raise RequestError(f"{path} is {opened.state.stage} and carries no picks; say what to prune with --ratios")
+        return choose(opened.model, wiring, selection), None
+    plan = plan_from_json(opened.state.plan or {}, wiring)
+    if selection is not None:
+        wanted = resolve(selection.ratios, selection.skip, wiring, opened.model)
+        counts, picked = ({name: share.kept for name, share in p.shares.items()} for p in (wanted, plan))
+        if counts != picked:
+            raise RequestError(
+                f"--ratios {selection.ratios.text} keeps {_counts(counts)}, but {path} was regularized to keep"
+                f" {_counts(picked)}; leave --ratios out"
+            )
+    by_l1 = plan.decide(
+        {group.name: criteria.l1(opened.model, wiring, group) for group in wiring.groups if group.name in plan.shares}
+    )
+    return plan, sum(
+        len(set(share.removed or ()) - set(by_l1.shares[name].removed or ())) for name, share in plan.shares.items()
+    )
+
+
+def _counts(kept: dict[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in list(kept.items())[:3]) + (" ..." if len(kept) > 3 else "")
+
+
+def _cost(model: nn.Module, wiring: Wiring) -> Cost:
+    return cost(model, macs_by_module(model, wiring.input_shape, wiring.layers))
+
+
+def _require(check: SelfCheck, report: dict[str, Any]) -> None:
+    if not check.passed:
+        raise CheckFailed(
+            f"the self-check failed: masked and sliced outputs differ by {check.max_rel_error:.1e} of the largest"
+            " output; nothing was written, please report this network",
+            {**report, "passed": False},
+        )
+
+
+def _pruned(opened: Opened, small: nn.Module, attributes: dict[str, dict[str, int]], plan: Plan) -> State:
+    state = opened.state
+    state.stage = "pruned"
+    state.weights = weights_of(small)
+    state.attributes = state.attributes | attributes
+    state.plan = plan.to_json()
+    return state
+
+
+def _entry(model: ModelOptions, selection: Selection | None, opened: Opened, report: dict[str, Any]) -> dict[str, Any]:
+    options = recorded(model, selection) if selection else recorded(model)
+    return history.entry("prune", options, report, model=model.model, digest=opened.digest, untrained=opened.untrained)
