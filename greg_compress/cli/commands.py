@@ -1,0 +1,193 @@
+"""Every command: parse into options, call one stage, print its result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Argument, Option, Typer
+
+from greg_compress.cli import arguments
+from greg_compress.cli.arguments import Data, Device, Download, Force, Json
+from greg_compress.cli.boundary import Boundary
+from greg_compress.cli.grouped import Use, grouped
+from greg_compress.errors import RequestError
+from greg_compress.options import (
+    QUICK_LR,
+    Decay,
+    ExportOptions,
+    ModelOptions,
+    Output,
+    PenaltyOptions,
+    Selection,
+    TrainingOptions,
+)
+from greg_compress.reporting import Reporter
+from greg_compress.sources.specs import parse_data
+from greg_compress.whole_files import require_free_folder
+
+app = Typer(
+    cls=Boundary,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Model = Annotated[ModelOptions, Use(arguments.model_options)]
+OptionalSelection = Annotated[Selection | None, Use(arguments.selection)]
+Resumable = Annotated[Output, Use(arguments.resumable_output)]
+
+
+@contextmanager
+def _printed(as_json: bool, kind: str) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
+    """How a command prints its result and speaks while it works; loaded only now, so that --help is quick."""
+    from greg_compress.cli import results
+    from greg_compress.cli.terminal import Terminal
+
+    with results.printed(as_json, getattr(results, kind)) as print_result:
+        yield print_result, Terminal()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from greg_compress import __version__
+
+        typer.echo(f"greg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def greg(
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    """Prune a trained convolutional network with a growing L2 penalty, and export what is left with proof.
+
+    The chain: train, analyze, regularize, prune, finetune, evaluate, export; each step reads the state file
+    that the one before it wrote. To see it all at once: greg demo.
+    """
+
+
+@app.command()
+@grouped
+def train(
+    model: Annotated[ModelOptions, Use(arguments.trainable_options)],
+    training: Annotated[TrainingOptions, Use(arguments.training_options, fixed={"default_epochs": 12})],
+    output: Resumable,
+    json: Json = False,
+) -> None:
+    """Train a dense network, from an architecture or a dense state."""
+    with _printed(json, "training") as (print_result, ui):
+        from greg_compress import train as stage
+
+        print_result(stage.run(model, training, output, ui))
+
+
+@app.command()
+@grouped
+def analyze(model: Model, selection: OptionalSelection, json: Json = False) -> None:
+    """Show layers, groups, what is frozen and why, and what a selection would leave."""
+    with _printed(json, "analysis") as (print_result, ui):
+        from greg_compress import analyze as stage
+
+        print_result(stage.run(model, selection, ui))
+
+
+@app.command()
+@grouped
+def regularize(
+    model: Model,
+    selection: OptionalSelection,
+    penalty: Annotated[PenaltyOptions, Use(arguments.penalty_options)],
+    training: Annotated[
+        TrainingOptions,
+        Use(
+            arguments.training_options,
+            defaults={"lr": QUICK_LR},
+            fixed={"epochs": None, "iterations": None, "default_epochs": None, "decay": Decay.CONSTANT, "warmup": 0},
+        ),
+    ],
+    output: Resumable,
+    json: Json = False,
+) -> None:
+    """Drive the units that a selection picks to zero with a growing L2 penalty (GReg-1)."""
+    if selection is None:
+        raise RequestError("say what to prune with --ratios")
+    with _printed(json, "training") as (print_result, ui):
+        from greg_compress import regularize as stage
+
+        print_result(stage.run(model, selection, penalty, training, output, ui))
+
+
+@app.command()
+@grouped
+def prune(
+    model: Model,
+    selection: OptionalSelection,
+    output: Annotated[Output, Use(arguments.output)],
+    json: Json = False,
+) -> None:
+    """Remove units for good: a regularized state"s picks, or one-shot by L1 norm."""
+    with _printed(json, "pruning") as (print_result, ui):
+        from greg_compress import prune as stage
+
+        print_result(stage.run(model, selection, output, ui))
+
+
+@app.command()
+@grouped
+def finetune(
+    model: Model,
+    training: Annotated[
+        TrainingOptions, Use(arguments.training_options, defaults={"lr": 0.02}, fixed={"default_epochs": 5})
+    ],
+    output: Resumable,
+    json: Json = False,
+) -> None:
+    """Let a pruned network recover."""
+    with _printed(json, "training") as (print_result, ui):
+        from greg_compress import finetune as stage
+
+        print_result(stage.run(model, training, output, ui))
+
+
+@app.command()
+@grouped
+def evaluate(model: Model, data: Data, device: Device = "auto", download: Download = False, json: Json = False) -> None:
+    """Measure top-1, top-5 and loss on the test images."""
+    spec = parse_data(data)
+    with _printed(json, "accuracy") as (print_result, ui):
+        from greg_compress import evaluate as stage
+
+        print_result(stage.run(model, spec, device, download, ui))
+
+
+@app.command()
+@grouped
+def export(
+    model: Model,
+    options: Annotated[ExportOptions, Use(arguments.export_options)],
+    output: Annotated[Output, Use(arguments.output)],
+    json: Json = False,
+) -> None:
+    """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
+    with _printed(json, "exported") as (print_result, ui):
+        from greg_compress import export as stage
+
+        print_result(stage.run(model, options, output, ui))
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, Argument(metavar="[DIR]", help="Where the files go.")] = Path("greg-demo"),
+    force: Force = False,
+    json: Json = False,
+) -> None:
+    """Run the whole chain on the digits, in about a minute."""
+    require_free_folder(folder, force)
+    with _printed(json, "demonstration") as (print_result, ui):
+        from greg_compress import demo as stage
+
+        print_result(stage.run(folder, force, ui))

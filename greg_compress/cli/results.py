@@ -1,0 +1,145 @@
+"""How each result is printed on stdout: a table for people, one JSON document for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+
+from greg_compress.cli.terminal import console, make_table
+from greg_compress.errors import CheckFailed
+
+Result = dict[str, Any]
+
+
+@contextmanager
+def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[Callable[[Result], None]]:
+    """Give a function that prints a stage's result; a failed check still prints its JSON (exit 3)."""
+
+    def print_result(result: Result) -> None:
+        if as_json:
+            sys.stdout.write(json.dumps({**result, "passed": True}, indent=2) + "\n")
+        else:
+            show(console(stderr=False), result)
+        sys.stdout.flush()
+
+    try:
+        yield print_result
+    except CheckFailed as failure:
+        if as_json:
+            report = {**(failure.report or {}), "passed": False, "reason": str(failure)}
+            sys.stdout.write(json.dumps(report, indent=2) + "\n")
+        raise
+
+
+def training(out: Console, result: Result) -> None:
+    rows = [
+        ("top-1 before", percent(result["top1_before"])),
+        ("top-1 after", percent(result["top1_after"])),
+        ("iterations", result["iterations"]),
+        ("seconds", f"{result['seconds']:.1f}"),
+    ]
+    if result["val_top1"] is not None:
+        rows.insert(2, ("top-1 held out", percent(result["val_top1"])))
+    out.print(make_table(("", "result"), rows))
+
+
+def accuracy(out: Console, result: Result) -> None:
+    rows = [
+        ("top-1", percent(result["top1"])),
+        ("top-5", percent(result["top5"])),
+        ("loss", f"{result['loss']:.4f}"),
+        ("images", result["samples"]),
+    ]
+    out.print(make_table(("", "result"), rows))
+
+
+def analysis(out: Console, result: Result) -> None:
+    columns = ["layer", "index", "params", "MACs", "channels", "group", "note"]
+    planned = result["plan"] is not None
+    if planned:
+        columns.insert(5, "kept")
+    rows = []
+    for layer in result["layers"]:
+        row = [layer["name"], layer["index"], layer["params"], layer["macs"], layer["out_channels"]]
+        row += [layer["kept"]] if planned else []
+        rows.append([*row, layer["group"], layer["reason"]])
+    out.print(make_table(columns, rows))
+    out.print(f"{result['params']:,} parameters, {result['macs']:,} MACs, {size(result['size'])}")
+    if result["uncalled"]:
+        out.print(f"never run, left alone: {', '.join(result['uncalled'])}", markup=False)
+    if planned:
+        plan = result["plan"]
+        out.print(
+            f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
+            f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
+        )
+
+
+def pruning(out: Console, result: Result) -> None:
+    rows = [
+        ("parameters", f"{result['params']['before']:,}", f"{result['params']['after']:,}"),
+        ("MACs", f"{result['macs']['before']:,}", f"{result['macs']['after']:,}"),
+        ("size", size(result["size"]["before"]), size(result["size"]["after"])),
+    ]
+    out.print(make_table(("", "before", "after"), rows))
+    error = result["self_check"]["max_rel_error"]
+    out.print(
+        f"{result['macs_speedup']:.2f}x fewer MACs, sparsity {result['sparsity']:.2f}%;"
+        f" self-check passed: masked equals sliced to {error:.1e} in float64"
+    )
+    if result["l1_differs"]:
+        out.print(f"a final L1 sort would have picked {result['l1_differs']} units otherwise")
+
+
+def exported(out: Console, result: Result) -> None:
+    rows = [("this network", *_times(result["latency"]))]
+    if result["baseline"] is not None:
+        rows.append(("baseline", *_times(result["baseline"])))
+    out.print(make_table(("latency (ms)", "p50", "p95", "mean", "variation"), rows))
+    parity = result["parity"]
+    out.print(
+        f"{result['onnx']}: {size(result['size'])}, opset {result['opset']}; parity passed: largest error"
+        f" {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on {parity['top1_agreement']:.0%}",
+        markup=False,
+    )
+    if result["speedup"] is not None:
+        out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
+    if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):
+        out.print("the timing is noisy (variation above 2.5%): repeat it on a quiet machine")
+
+
+def demonstration(out: Console, result: Result) -> None:
+    dense, small = result["dense"], result["pruned"]
+    rows = [
+        ("parameters", f"{dense['params']:,}", f"{small['params']:,}"),
+        ("MACs", f"{dense['macs']:,}", f"{small['macs']:,}"),
+        ("ONNX file", size(dense["onnx_size"]), size(small["onnx_size"])),
+        ("top-1", percent(dense["top1"]), percent(small["top1"])),
+        ("latency p50 (ms)", f"{dense['p50_ms']:.3f}", f"{small['p50_ms']:.3f}"),
+    ]
+    out.print(make_table(("digits", "before", "after"), rows))
+    out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
+    out.print(f"{result['seconds']:.0f} seconds. The same by hand:")
+    for command in result["commands"]:
+        out.print("  " + command, markup=False, soft_wrap=True)
+
+
+def _times(timed: Result) -> tuple[str, str, str, str]:
+    return f"{timed['p50_ms']:.3f}", f"{timed['p95_ms']:.3f}", f"{timed['mean_ms']:.3f}", f"{timed['cov']:.1%}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.2f}%"
+
+
+def size(count: int) -> str:
+    """Bytes in words, binary units."""
+    if count < 1024:
+        return f"{count} B"
+    power = min(3, (count.bit_length() - 1) // 10)
+    return f"{count / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

@@ -1,0 +1,116 @@
+"""What a person sees on stderr while a stage works: a live display, or a plain line every few seconds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from greg_compress import reporting
+
+LIVE_EVERY = 0.2
+PLAIN_EVERY = 5.0
+"""Seconds between two updates."""
+PLAIN_WIDTH = 160
+"""Columns where there is no terminal, so that no name is cut off."""
+
+
+def console(*, stderr: bool) -> Console:
+    found = Console(stderr=stderr, highlight=False)
+    if not found.is_terminal:
+        found = Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
+    return found
+
+
+class Figures(ProgressColumn):
+    """lambda, weakest ratio, loss, accuracy, speed and time to go: whatever the run has."""
+
+    def render(self, task: Task) -> Text:
+        return Text(task.fields.get("figures", ""))
+
+
+class Terminal(reporting.Reporter):
+    """Speaks on stderr; stdout belongs to the result."""
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+        self._live: Progress | None = None
+        self._due = 0.0
+        self._pace: tuple[float, int] | None = None
+
+    def note(self, text: str) -> None:
+        self._console.print(text, style="dim", markup=False, soft_wrap=True)
+
+    def warn(self, text: str) -> None:
+        self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        self._console.print(make_table(columns, rows, title))
+
+    def progress(self, read: Callable[[], reporting.Progress]) -> None:
+        now = time.monotonic()
+        if now < self._due:
+            return
+        self._due = now + (LIVE_EVERY if self._console.is_terminal else PLAIN_EVERY)
+        progress = read()
+        started, first = self._pace = self._pace or (now, progress.iteration)
+        speed = (progress.iteration - first) / (now - started) if now > started else 0.0
+        figures = _figures(progress, speed)
+        if not self._console.is_terminal:
+            text = f"{progress.phase} {progress.iteration}/{progress.total} {figures}"
+            self._console.print(text, markup=False, soft_wrap=True)
+            return
+        if self._live is None:
+            self._live = Progress(
+                SpinnerColumn(),
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                TextColumn("{task.completed}/{task.total}"),
+                Figures(),
+                console=self._console,
+                transient=True,
+            )
+            self._live.start()
+            self._live.add_task("", total=progress.total)
+        task = self._live.task_ids[0]
+        self._live.update(
+            task, description=progress.phase, completed=progress.iteration, total=progress.total, figures=figures
+        )
+
+    def finish(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+        self._live = self._pace = None
+
+
+def _figures(progress: reporting.Progress, speed: float) -> str:
+    parts = []
+    if "lambda" in progress.extra:
+        parts.append(f"lambda {progress.extra['lambda']:.3g}")
+    if "weakest_ratio" in progress.extra:
+        parts.append(f"weakest ratio {progress.extra['weakest_ratio']:.3g}")
+    parts += [f"loss {progress.loss:.4f}", f"acc {progress.top1:.2f}%"]
+    if speed > 0:
+        parts.append(f"{speed:.1f} it/s")
+        parts.append(f"ETA {_clock((progress.total - progress.iteration) / speed)}")
+    return "  ".join(parts)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
+    """A table whose first column is words and whose others are figures."""
+    table = Table(title=title, title_justify="left")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+    return table
