@@ -6,17 +6,16 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress.cost import Cost, cost, macs_by_module
+from greg_compress.cost import Cost, cost, layer_macs
 from greg_compress.options import ModelOptions, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan
 from greg_compress.selection.resolve import is_convolution, stage_of
 from greg_compress.state.models import open_model
-from greg_compress.surgery.cut import cut
+from greg_compress.surgery.effect import cost_after, reduction
 from greg_compress.surgery.proof import prunable_wiring
 from greg_compress.wiring.groups import Wiring
-from greg_compress.wiring.trace import skeleton
 
 
 def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
@@ -25,7 +24,7 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
     if opened.untrained:
         ui.warn(f"{options.model} has no trained weights")
     wiring = prunable_wiring(opened.model, opened.state.input_shape)
-    macs = macs_by_module(opened.model, wiring.input_shape, wiring.layers)
+    macs = layer_macs(opened.model, wiring.input_shape, wiring.layers)
     whole = cost(opened.model, macs)
     plan = choose(opened.model, wiring, selection) if selection else None
     return {
@@ -34,25 +33,13 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
         "size": whole.size,
         "layers": _layers(opened.model, wiring, macs, plan),
         "uncalled": _uncalled(opened.model, wiring),
-        "plan": None if plan is None else reduction(whole, cost_after(opened.model, wiring, plan)),
+        "plan": None if plan is None else _effect(opened.model, wiring, whole, plan),
     }
 
 
-def cost_after(model: nn.Module, wiring: Wiring, plan: Plan) -> Cost:
-    """What the network would cost after the plan; no weights are touched."""
-    bones = skeleton(model)
-    cut(bones, wiring, plan.removed_units(wiring))
-    return cost(bones, macs_by_module(bones, wiring.input_shape, wiring.layers))
-
-
-def reduction(before: Cost, after: Cost) -> dict[str, Any]:
-    """`params`, `macs` as they would be, the ratio of MACs, and the percentage of parameters gone."""
-    return {
-        "params": after.params,
-        "macs": after.macs,
-        "macs_speedup": before.macs / after.macs,
-        "sparsity": 100 * (1 - after.params / before.params),
-    }
+def _effect(model: nn.Module, wiring: Wiring, whole: Cost, plan: Plan) -> dict[str, Any]:
+    after = cost_after(model, wiring, plan.removed_units(wiring))
+    return {"params": after.params, "macs": after.macs, **reduction(whole, after)}
 
 
 def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan | None) -> list[dict[str, Any]]:
@@ -70,7 +57,7 @@ def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan |
                 "stage": stage_of(layer),
                 "index": index if indexed else None,
                 "params": sum(parameter.numel() for parameter in module.parameters(recurse=False)),
-                "macs": macs[layer.module],
+                "macs": macs[layer.weight],
                 "out_channels": model.get_parameter(layer.weight).shape[0],
                 "group": group.name if group else None,
                 "prunable": group is not None and group.reason is None,

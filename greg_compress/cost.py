@@ -7,15 +7,15 @@ under the name of the calling module.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from greg_compress.wiring.trace import BATCH, Layer, skeleton
+from greg_compress.wiring.trace import BATCH, Layer, example_input, skeleton
 
 
 @dataclass(frozen=True)
@@ -28,25 +28,37 @@ class Cost:
     """Bytes of parameters and buffers."""
 
 
-def macs_by_module(model: nn.Module, input_shape: Sequence[int], layers: Sequence[Layer]) -> dict[str, int]:
-    """Multiply-adds of each module that convolves or multiplies matrices, for one sample.
+def layer_macs(model: nn.Module, input_shape: Sequence[int], layers: Sequence[Layer]) -> dict[str, int]:
+    """Multiply-adds of each layer for one sample, by its weight's name.
 
     Args:
         layers: what ran, from the wiring of this network or of the one that it was cut from.
     """
-    import thop
+    counted = _count_modules(model, input_shape)
+    macs = {}
+    for layer in layers:
+        weight = model.get_parameter(layer.weight)
+        owners = [
+            counted.get(name, 0)
+            for name, module in model.named_modules()
+            if isinstance(module, (_ConvNd, nn.Linear)) and module.weight is weight
+        ]
+        macs[layer.weight] = sum(owners) or layer.positions * weight.numel()
+    return macs
 
+
+def _count_modules(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+    """thop's MACs of every module, for one sample."""
     bones = skeleton(model).eval()  # thop leaves buffers behind in the modules
-    example = torch.empty((BATCH, *input_shape), device="meta")
-    _, _, tree = thop.profile(bones, inputs=(example,), verbose=False, ret_layer_info=True)
+    example = example_input(bones, input_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # thop's own, about its own
+        import thop
+
+        _, _, tree = thop.profile(bones, inputs=(example,), verbose=False, ret_layer_info=True)
     counted: dict[str, int] = {}
     _flatten(tree, "", counted)
-    kinds = {name for name, module in bones.named_modules() if isinstance(module, (_ConvNd, nn.Linear))}
-    macs = {name: count // BATCH for name, count in counted.items() if name in kinds}
-    for layer in layers:
-        if not macs.get(layer.module):
-            macs[layer.module] = layer.positions * model.get_parameter(layer.weight).numel()
-    return macs
+    return {name: count // BATCH for name, count in counted.items()}
 
 
 def _flatten(tree: dict[str, Any], prefix: str, into: dict[str, int]) -> None:
@@ -57,7 +69,7 @@ def _flatten(tree: dict[str, Any], prefix: str, into: dict[str, int]) -> None:
 
 
 def cost(model: nn.Module, macs: dict[str, int]) -> Cost:
-    """Totals, given the MACs by module."""
+    """Totals, given the MACs by layer."""
     tensors = [*model.parameters(), *model.buffers()]
     return Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),

@@ -6,14 +6,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from greg_compress.cost import cost, macs_by_module
 from greg_compress.deploy import latency, onnx_file
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options import ExportOptions, ModelOptions, Output
 from greg_compress.reporting import Reporter
 from greg_compress.state.models import Opened, open_model
+from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.whole_files import written_whole
 from greg_compress.wiring.groups import find_groups
 
@@ -62,7 +60,10 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
         if baseline is not None:
             report["baseline"] = timed[1].to_json()
             report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
-            report["macs_speedup"] = _macs(baseline.model, opened) / _macs(opened.model, opened)
+            costs = [
+                cost_of(each.model, find_groups(each.model, each.state.input_shape)) for each in (baseline, opened)
+            ]
+            report["macs_speedup"] = reduction(*costs)["macs_speedup"]
     return report
 
 
@@ -80,8 +81,3 @@ def _say(opened: Opened, name: str, ui: Reporter) -> None:
         ui.warn(f"{name} has no trained weights")
     if not opened.state.attributes:
         ui.warn(f"{name} was never cut: this exports the {opened.state.stage} network")
-
-
-def _macs(model: nn.Module, opened: Opened) -> int:
-    wiring = find_groups(model, opened.state.input_shape)
-    return cost(model, macs_by_module(model, wiring.input_shape, wiring.layers)).macs

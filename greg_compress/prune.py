@@ -8,7 +8,6 @@ from typing import Any
 from torch import nn
 
 from greg_compress import criteria
-from greg_compress.cost import Cost, cost, macs_by_module
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options import ModelOptions, Output, Selection
 from greg_compress.recording import recorded
@@ -20,6 +19,7 @@ from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model, weights_of
 from greg_compress.surgery.cut import cut
+from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.proof import (
     SelfCheck,
     first_difference,
@@ -52,14 +52,13 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     small = copy.deepcopy(opened.model)
     attributes = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
-    before, after = (_cost(network, wiring) for network in (opened.model, small))
+    before, after = (cost_of(network, wiring) for network in (opened.model, small))
     report = {
         **{
             name: {"before": getattr(before, name), "after": getattr(after, name)}
             for name in ("params", "macs", "size")
         },
-        "macs_speedup": before.macs / after.macs,
-        "sparsity": 100 * (1 - after.params / before.params),
+        **reduction(before, after),
         "self_check": check.to_json(),
         "groups": [
             {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
@@ -98,10 +97,6 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
 
 def _counts(kept: dict[str, int]) -> str:
     return ", ".join(f"{name} {count}" for name, count in list(kept.items())[:3]) + (" ..." if len(kept) > 3 else "")
-
-
-def _cost(model: nn.Module, wiring: Wiring) -> Cost:
-    return cost(model, macs_by_module(model, wiring.input_shape, wiring.layers))
 
 
 def _require(check: SelfCheck, report: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from greg_compress.selection.plan import Plan, plan_from_json
 from greg_compress.sources.data import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
+from greg_compress.surgery.effect import cost_after, cost_of, reduction
 from greg_compress.surgery.proof import prunable_wiring
 from greg_compress.training.loop import Regularizer
 from greg_compress.wiring.groups import Wiring
@@ -48,7 +49,7 @@ def run(
         schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
         if schedule.iterations < 1:
             raise RequestError("--ceiling and --delta leave no iteration")
-        _show(plan, wiring, schedule, ui)
+        _show(network, plan, wiring, schedule, ui)
         force = penalty.GrowingPenalty(
             schedule, penalty.targets(network, wiring, plan, penalize), penalty.gauges(network, wiring, plan)
         )
@@ -67,12 +68,16 @@ def run(
     return long_run.run(job, ui)
 
 
-def _show(plan: Plan, wiring: Wiring, schedule: penalty.GrowthSchedule, ui: Reporter) -> None:
+def _show(network: nn.Module, plan: Plan, wiring: Wiring, schedule: penalty.GrowthSchedule, ui: Reporter) -> None:
     rows = [(name, share.channels, share.kept) for name, share in plan.shares.items()]
     ui.table("plan", ("group", "channels", "kept"), rows)
     left = [group for group in wiring.groups if group.name not in plan.shares]
+    effect = reduction(cost_of(network, wiring), cost_after(network, wiring, plan.removed_units(wiring)))
     ui.note(
-        f"{len(plan.shares)} groups lose units, {len(left)} are left alone;"
-        f" lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every} iterations,"
-        f" {schedule.iterations} iterations with {schedule.stabilize} to stabilize"
+        f"{len(plan.shares)} groups lose units, {len(left)} are left alone: {effect['macs_speedup']:.2f}x fewer MACs,"
+        f" sparsity {effect['sparsity']:.2f}% after the cut"
+    )
+    ui.note(
+        f"lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every} iterations;"
+        f" {schedule.iterations} iterations, the last {schedule.stabilize} to stabilize"
     )

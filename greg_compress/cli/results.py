@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -20,19 +21,25 @@ Result = dict[str, Any]
 def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[Callable[[Result], None]]:
     """Give a function that prints a stage's result; a failed check still prints its JSON (exit 3)."""
 
+    stdout = sys.stdout
+
+    def print_json(document: Result) -> None:
+        stdout.write(json.dumps(document, indent=2) + "\n")
+        stdout.flush()
+
     def print_result(result: Result) -> None:
         if as_json:
-            sys.stdout.write(json.dumps({**result, "passed": True}, indent=2) + "\n")
+            print_json({**result, "passed": True})
         else:
-            show(console(stderr=False), result)
-        sys.stdout.flush()
+            show(console(stdout), result)
+            stdout.flush()
 
     try:
-        yield print_result
+        with contextlib.redirect_stdout(sys.stderr):  # a user's own network may print
+            yield print_result
     except CheckFailed as failure:
         if as_json:
-            report = {**(failure.report or {}), "passed": False, "reason": str(failure)}
-            sys.stdout.write(json.dumps(report, indent=2) + "\n")
+            print_json({**(failure.report or {}), "passed": False, "reason": str(failure)})
         raise
 
 

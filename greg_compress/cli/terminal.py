@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
@@ -19,11 +21,9 @@ PLAIN_WIDTH = 160
 """Columns where there is no terminal, so that no name is cut off."""
 
 
-def console(*, stderr: bool) -> Console:
-    found = Console(stderr=stderr, highlight=False)
-    if not found.is_terminal:
-        found = Console(stderr=stderr, highlight=False, width=PLAIN_WIDTH)
-    return found
+def console(file: IO[str]) -> Console:
+    found = Console(file=file, highlight=False)
+    return found if found.is_terminal else Console(file=file, highlight=False, width=PLAIN_WIDTH)
 
 
 class Figures(ProgressColumn):
@@ -37,7 +37,7 @@ class Terminal(reporting.Reporter):
     """Speaks on stderr; stdout belongs to the result."""
 
     def __init__(self) -> None:
-        self._console = console(stderr=True)
+        self._console = console(sys.stderr)
         self._live: Progress | None = None
         self._due = 0.0
         self._pace: tuple[float, int] | None = None

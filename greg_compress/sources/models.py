@@ -101,7 +101,7 @@ def _run_file(path: Path) -> ModuleType:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Anything may go wrong in the user's own file; the line that says so is all that is ours.
         raise InputError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
     return module

@@ -15,6 +15,9 @@ from greg_compress.errors import InputError
 from greg_compress.state.format import State, from_dict
 from greg_compress.whole_files import require_file, written_whole
 
+ZIP = b"PK\x03\x04"
+"""What torch.save writes; older pickles without an archive are not even opened."""
+
 
 def save(state: State, path: Path) -> None:
     """Write a state file.
@@ -39,12 +42,14 @@ def load(path: Path) -> tuple[State, str]:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    if not content.startswith(ZIP):
+        raise InputError(f"{path} is no state file (or a truncated one, or an old pickle); nothing in it was run")
     try:
         data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise InputError(f"{path} holds pickled objects or is no state file at all; nothing in it was run") from error
+        raise InputError(f"{path} holds pickled objects; nothing in it was run") from error
     except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
-        raise InputError(f"{path} is damaged or truncated, or no state file at all") from error
+        raise InputError(f"{path} is damaged or truncated") from error
     _refuse_lying_tensors(data, path)
     return from_dict(data, str(path)), hashlib.sha256(content).hexdigest()
 

@@ -73,12 +73,13 @@ def _sliced(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
 def fitting_attributes(module: nn.Module) -> dict[str, int]:
     """The channel counts that a module should have, going by the tensors that it holds.
 
-    A depthwise convolution loses groups; any other keeps them and loses equal offsets in each.
+    A depthwise convolution (by its old attributes) loses groups; any other keeps them and loses equal
+    offsets in each.
     """
     if isinstance(module, _ConvNd):
         out, fan = module.weight.shape[:2]
         groups = module.groups
-        if groups > 1 and fan == 1:
+        if module.in_channels == groups > 1:
             groups = out * groups // module.out_channels
         return {"in_channels": fan * groups, "out_channels": out, "groups": groups}
     if isinstance(module, nn.Linear):

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_leaves
 
 from greg_compress.surgery.cut import cut, survivors
 from greg_compress.wiring.groups import Wiring, find_groups
+from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layout import thin, varies
 from greg_compress.wiring.trace import BATCH, Axes, Operation, skeleton, trace
 
@@ -114,7 +115,16 @@ def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Diffe
 
 
 def _passing(operation: Operation, gone: Tensor) -> Tensor:
-    """The removed labels that an operation reads or makes."""
+    """The removed labels that an operation reads or makes: those that line up with a constant, if any do.
+
+    A constant (the zeros of a padding) does not shrink with a cut, so the units beside it are to blame, and
+    not all those that pass.
+    """
+    if len({plane.shape for plane in operation.reads}) == 1:
+        beside = torch.stack([plane.flatten() for plane in thin(*operation.reads)])
+        beside = beside[:, (beside == NONE).any(dim=0)]
+        if (stuck := beside[gone[beside]]).numel():
+            return stuck
     planes = [*operation.reads, *(plane for planes in operation.makes for plane in planes)]
     labels = torch.cat([torch.empty(0, dtype=torch.int64), *(thin(plane)[0].unique() for plane in planes)])
     return labels[gone[labels]]

@@ -23,20 +23,24 @@ if TYPE_CHECKING:
 
 aten = torch.ops.aten
 
+PLAIN_VIEWS = (
+    *("alias", "detach", "t", "transpose", "permute", "expand", "slice", "select", "split"),
+    *("split_with_sizes", "unbind", "squeeze", "unsqueeze", "diagonal"),
+)
 VIEWS = {
-    getattr(aten, f"{name}_copy"): getattr(aten, name)
-    for name in (
-        *("alias", "detach", "t", "transpose", "permute", "expand", "slice", "select", "split"),
-        *("split_with_sizes", "unbind", "squeeze", "unsqueeze", "diagonal"),
-    )
-} | {aten.view_copy: aten.reshape, aten._unsafe_view: aten.reshape}
-"""Movement that functionalize made a copy of: on planes the view will do, and keeps their strides of 0."""
+    **{getattr(aten, name): getattr(aten, name) for name in PLAIN_VIEWS},
+    **{getattr(aten, f"{name}_copy"): getattr(aten, name) for name in PLAIN_VIEWS},
+    **dict.fromkeys((aten.view, aten.view_copy, aten._unsafe_view, aten._reshape_copy), aten.reshape),
+}
+"""What a view does on planes. Functionalize copies most views; on planes a view keeps their strides of 0."""
 MOVEMENT = {
     *(aten.cat, aten.stack, aten.constant_pad_nd, aten.roll, aten.flip, aten.repeat, aten.clone),
     *(aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle),
     *(aten.slice_scatter, aten.select_scatter),
 }
-SAME_SHAPE = {aten._to_copy, aten.copy, aten.hardswish, aten.dropout}
+SAME_SHAPE = {
+    *(aten._to_copy, aten.copy, aten.hardswish, aten.dropout, aten._prelu_kernel, aten.where, aten.masked_fill)
+}
 """Element-wise, though they lack the tag."""
 SCALING = {aten.mul, aten.div}
 """Element-wise operations that do not need both operands: a gate does not couple (design section 1)."""
@@ -217,7 +221,8 @@ def convolution(call: Call) -> list[Layout | None]:
     out, fan = along(layout.planes[0], 0), along(layout.planes[1], 1)
     assert out is not None
     assert fan is not None
-    depthwise = groups > 1 and weight.shape[1] == 1
+    followers = call.tracer.result.followers
+    depthwise = groups > 1 and weight.shape[1] == 1 if followers is None else layout.origin in followers
     if depthwise:
         labels.unite(inputs[:, None], out.view(groups, -1))
     else:

@@ -70,11 +70,15 @@ class Trace:
     called: set[str] = field(default_factory=set)
     failure: str | None = None
     """Why the run broke off, when it did."""
+    followers: frozenset[str] | None = None
+    """In a replay, the weights that followed in the dense run: a cut may leave a grouped convolution one
+    channel in each group, which makes it look depthwise."""
 
     def replay(self, axes: Axes) -> Trace:
         """An empty trace for a cut network whose tensors carry `axes`, counting on from the same label."""
         start = 1 + sum(labels.numel() for tensor in self.axes.values() for labels in tensor)
-        return Trace(Labels(start), axes)
+        followers = frozenset(weight for weight, layer in self.layers.items() if layer.follows)
+        return Trace(Labels(start), axes, followers=followers)
 
 
 def skeleton(model: nn.Module) -> nn.Module:
@@ -119,7 +123,7 @@ def trace(bones: nn.Module, input_shape: Sequence[int], seed: Trace | None = Non
 
 def _run(bones: nn.Module, input_shape: Sequence[int], result: Trace, count: bool) -> None:
     parameters, buffers = dict(bones.named_parameters()), dict(bones.named_buffers())
-    example = torch.empty((BATCH, *input_shape), device="meta")
+    example = example_input(bones, input_shape)
     tracer = Tracer(result, count)
     for name, tensor in [*parameters.items(), *buffers.items()]:
         planes = tuple(spread(labels, tensor.shape, dim) for dim, labels in enumerate(result.axes[name]))
@@ -253,10 +257,16 @@ def output_shapes(bones: nn.Module, input_shape: Sequence[int]) -> list[tuple[in
     """
     try:
         with torch.no_grad():
-            output = bones.eval()(torch.empty((BATCH, *input_shape), device="meta"))
+            output = bones.eval()(example_input(bones, input_shape))
     except Exception as error:
         raise _cannot_run(input_shape, error) from error
     return [tuple(leaf.shape) for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def example_input(bones: nn.Module, input_shape: Sequence[int]) -> Tensor:
+    """A batch on the meta device, of the dtype of the skeleton's weights."""
+    floats = (tensor.dtype for tensor in bones.parameters() if tensor.is_floating_point())
+    return torch.empty((BATCH, *input_shape), device="meta", dtype=next(floats, torch.float32))
 
 
 def _cannot_run(input_shape: Sequence[int], error: Exception) -> TraceError:

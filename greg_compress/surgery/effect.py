@@ -1,0 +1,32 @@
+"""What a cut would leave, found by cutting a copy without memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from greg_compress.cost import Cost, cost, layer_macs
+from greg_compress.surgery.cut import cut
+from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.trace import skeleton
+
+
+def cost_of(model: nn.Module, wiring: Wiring) -> Cost:
+    """What a network costs: the one that was traced, or one cut from it."""
+    return cost(model, layer_macs(model, wiring.input_shape, wiring.layers))
+
+
+def cost_after(model: nn.Module, wiring: Wiring, removed: Tensor) -> Cost:
+    """What the network would cost without the units `removed` (classes); no weights are touched."""
+    bones = skeleton(model)
+    cut(bones, wiring, removed)
+    return cost_of(bones, wiring)
+
+
+def reduction(before: Cost, after: Cost) -> dict[str, Any]:
+    """`macs_speedup`, the ratio of MACs (never time), and `sparsity`, the percentage of parameters gone."""
+    return {
+        "macs_speedup": before.macs / after.macs,
+        "sparsity": 100 * (1 - after.params / before.params),
+    }

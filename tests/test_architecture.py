@@ -1,0 +1,138 @@
+"""The house: who may import whom, how large a room may be, and that help does not wait for torch."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "greg_compress"
+MOST_LINES, LONGEST_FUNCTION = 300, 60
+
+WORDS = {"errors", "options", "reporting", "whole_files"}
+STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export"}
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "reporting": set(),
+    "options": {"errors", "selection.ratios", "sources.specs"},
+    "whole_files": {"errors", "options"},
+    "recording": {"selection.ratios", "sources.specs"},
+    "wiring": {"errors"},
+    "surgery": {"wiring", "cost"},
+    "criteria": {"wiring"},
+    "cost": {"wiring"},
+    "selection": {"errors", "options", "wiring", "criteria"},
+    "penalty": {"options", "wiring", "selection.plan"},
+    "sources": {"errors"},
+    "state": {"errors", "whole_files", "sources", "surgery.cut"},
+    "training": {"errors", "options", "reporting", "sources.data"},
+    "deploy": {"errors"},
+    "long_run": {*WORDS, "sources", "state", "training", "wiring.trace"},
+    "cli": {*WORDS, *STAGES, "demo", "selection.ratios", "sources.specs"},
+    "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs"},
+    **{
+        stage: {*WORDS, "recording", "long_run", "wiring", "surgery", "criteria", "cost", "selection", "penalty"}
+        | {"sources", "state", "training", "deploy"}
+        for stage in STAGES
+    },
+}
+"""Room -> rooms, or single modules, that it may import. Stages meet only in state files."""
+
+
+def modules() -> Iterator[tuple[Path, str]]:
+    for path in sorted(PACKAGE.rglob("*.py")):
+        yield path, ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported(source: str) -> Iterator[str]:
+    """Modules of the package that a source imports, without the package's name."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom) and node.module == "greg_compress":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("greg_compress."):
+            yield str(node.module).removeprefix("greg_compress.")
+        elif isinstance(node, ast.Import):
+            yield from (
+                a.name.removeprefix("greg_compress.") for a in node.names if a.name.startswith("greg_compress.")
+            )
+
+
+def trespasses(module: str, source: str) -> list[str]:
+    room = module.partition(".")[0]
+    allowed = ALLOWED[room] | {room}
+    return [
+        other
+        for other in imported(source)
+        if not other.startswith("__") and not any(other == a or other.startswith(f"{a}.") for a in allowed)
+    ]
+
+
+def test_rooms_import_only_what_they_may() -> None:
+    found = {
+        module: wrong
+        for path, module in modules()
+        if module not in ("__init__", "__main__") and (wrong := trespasses(module, path.read_text()))
+    }
+    assert found == {}
+
+
+def test_the_guard_sees_a_trespass() -> None:
+    assert trespasses("prune", "from greg_compress import finetune") == ["finetune"]
+    assert trespasses("training.loop", "import greg_compress.penalty") == ["penalty"]
+    assert trespasses("wiring.rules", "from greg_compress.wiring.labels import NONE") == []
+
+
+def test_rooms_stay_small() -> None:
+    large = {module: n for path, module in modules() if (n := path.read_text().count("\n")) > MOST_LINES}
+    long = {
+        f"{module}.{node.name}": length
+        for path, module in modules()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef) and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
+    }
+    assert (large, long) == ({}, {})
+
+
+def loads_torch(*words: str) -> bool:
+    script = (
+        "import sys\n"
+        "from greg_compress.cli import app\n"
+        "try: app(sys.argv[1:], prog_name='greg')\n"
+        "except SystemExit: pass\n"
+        "print('torch' in sys.modules, file=sys.__stdout__)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, check=True, cwd=ROOT)
+    return done.stdout.splitlines()[-1] == "True"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--help",),
+        ("regularize", "--help"),
+        ("prune", "nothing.pt", "--ratios", "0.5", "-o", "x.pt"),
+        ("prune", "torchvision:resnet18", "--ratios", "1.0", "-o", "x.pt"),
+        ("train", "--arch", "torchvision:resnet18", "--data", "mnist", "-o", "x.pt"),
+        ("evaluate", "torchvision:resnet18", "--dta", "digits"),
+        ("export", "tests", "-o", "x.onnx"),
+        ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
+    ],
+)
+def test_what_the_command_line_alone_shows_needs_no_torch(words: tuple[str, ...]) -> None:
+    assert not loads_torch(*words)
+
+
+def test_that_check_sees_torch_where_it_is() -> None:
+    assert loads_torch("prune", "sample_models/digits_resnet20.pt", "--ratios", "[0]", "-o", "/tmp/never.pt")
+
+
+@pytest.mark.parametrize("tool", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)])
+def test_linters_are_content(tool: tuple[str, ...]) -> None:
+    done = subprocess.run([sys.executable, "-m", *tool], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,205 @@
+"""The contract of the command line: exit codes, one line for an error, stdout for results alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.conftest import DIGITS, RESNET, ROOT, Ran
+
+Greg = Callable[..., Ran]
+ONE_SHOT = ("prune", DIGITS, "--ratios", "0.5")
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("prune", "none.pt", "--ratios", "0.5", "-o", "o.pt"), 4, "none.pt does not exist"),
+        (("prune", ".", "--ratios", "0.5", "-o", "o.pt"), 4, "is a directory"),
+        (("prune", DIGITS, "--ratios", "1.0", "-o", "o.pt"), 2, "at least 0 and below 1"),
+        (("prune", DIGITS, "--ratios", "[0, 0.5]", "-o", "o.pt"), 2, "the network has 4 stages"),
+        (("prune", DIGITS, "--ratios", "0.5", "--skip", "layr1", "-o", "o.pt"), 2, "nearest: layer1"),
+        (("prune", DIGITS, "--skip", "layer1", "-o", "o.pt"), 2, "--skip would have no effect"),
+        (("prune", DIGITS, "-o", "o.pt"), 2, "dense and carries no picks"),
+        (("prune", DIGITS, "--ratios", "0", "-o", "o.pt"), 3, "removes nothing"),
+        (("prune", DIGITS, "--ratois", "0.5", "-o", "o.pt"), 2, "No such option"),
+        (("prune", DIGITS, "--ratios", "0.5", "-o", "there/o.pt"), 1, "cannot be written"),
+        (("prune", DIGITS, "--ratios", "0.5", "-o", "/proc/o.pt"), 1, "cannot be written"),
+        (("prune", DIGITS, "--ratios", "0.5", "-o", RESNET), 2, "exists; add --force"),
+        (("prune", DIGITS, "--arch-arg", "a=1", "--ratios", "0.5", "-o", "o.pt"), 2, "no effect"),
+        (("prune", DIGITS, "--input-shape", "1,9,9", "--ratios", "0.5", "-o", "o.pt"), 2, "contradicts"),
+        (("prune", "torchvision:resnet18", "--input-shape", "3,x", "--ratios", "0.5", "-o", "o.pt"), 2, "3,224,224"),
+        (("prune", "torchvision:nothing", "--ratios", "0.5", "-o", "o.pt"), 2, "has no model"),
+        (("finetune", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "use greg train"),
+        (("evaluate", DIGITS, "--data", "cifar"), 2, "unknown; write digits"),
+        (("evaluate", DIGITS, "--data", "fashion-mnist:nowhere"), 4, "cannot be read below nowhere"),
+        (("evaluate", DIGITS, "--data", "digits", "--device", "tpu9"), 2, "is not usable here"),
+        (("evaluate", "torchvision:resnet18", "--input-shape", "1,8,8", "--data", "digits"), 4, "does not run with"),
+        (("evaluate", "torchvision:resnet18", "--data", "digits"), 2, "images of 1x8x8, but the network takes"),
+        (("train", "--data", "digits", "-o", "o.pt"), 2, "say what to train"),
+        (("train", "--arch", "torchvision:resnet18", "--data", "digits", "-o", "o.pt"), 4, "does not run with"),
+        (
+            ("train", "--arch", f"{RESNET}:resnet20", "--arch-arg", "in_channels=1", "--arch-arg", "num_classes=9",
+             "--data", "digits", "-o", "o.pt"), 2, "10 classes, but the network has 9 outputs",
+        ),
+        (("train", DIGITS, "--data", "digits", "--epochs", "1", "--iterations", "2", "-o", "o.pt"), 2, "not both"),
+        (("train", DIGITS, "--data", "digits", "--lr", "nan", "-o", "o.pt"), 2, "--lr must be above 0"),
+        (("regularize", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "with --ratios"),
+        (("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--delta", "0", "-o", "o.pt"), 2, "--delta"),
+        (("export", DIGITS, "-o", "o.onnx", "--opset", "5"), 2, "--opset 5: write one from 18"),
+        (("export", DIGITS, "-o", "o.onnx", "--baseline", "none.pt"), 4, "none.pt does not exist"),
+        (("demo", ROOT), 2, "is not empty"),
+    ],
+    ids=lambda value: " ".join(str(w) for w in value) if isinstance(value, tuple) else None,
+)  # fmt: skip
+def test_mistakes_are_one_line_with_their_code(
+    greg: Greg, tmp_path: Path, words: tuple[object, ...], code: int, said: str
+) -> None:
+    ran = greg(*words)
+    assert (ran.code, ran.out) == (code, "")
+    assert said in ran.error()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_damaged_files_are_unusable_inputs(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "cut.pt").write_bytes(DIGITS.read_bytes()[:100_000])
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "pickle.pt")
+    (tmp_path / "empty.pt").touch()
+    for name, said in {
+        "cut": "truncated",
+        "pickle": "pickled objects; nothing in it was run",
+        "empty": "no state",
+    }.items():
+        ran = greg("export", f"{name}.pt", "-o", "o.onnx", "--json")
+        assert (ran.code, ran.out) == (4, "")
+        assert said in ran.error()
+
+
+def test_an_output_is_never_replaced_unasked(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "p.pt").write_text("mine")
+    assert greg(*ONE_SHOT, "-o", "p.pt").code == 2
+    assert (tmp_path / "p.pt").read_text() == "mine"
+    assert greg(*ONE_SHOT, "-o", "p.pt", "--force").code == 0
+    assert (tmp_path / "p.pt").stat().st_size > 1_000_000
+
+
+def test_prune_as_a_deployment_build_would(greg: Greg, tmp_path: Path) -> None:
+    pruned = greg(*ONE_SHOT, "-o", "p.pt", "--json").json
+    assert pruned["self_check"]["passed"]
+    assert pruned["self_check"]["max_rel_error"] < 1e-9
+    assert pruned["params"]["after"] < pruned["params"]["before"]
+    kept = {group["name"]: group["kept"] for group in pruned["groups"]}
+    assert kept["layer2.0.conv1"] == 32
+    assert kept["conv1"] == 32
+    exported = greg("export", "p.pt", "-o", "p.onnx", "--baseline", DIGITS, "--runs", "20", "--json").json
+    assert exported["passed"]
+    assert exported["parity"]["passed"]
+    assert exported["size"] == (tmp_path / "p.onnx").stat().st_size
+    for timed in (exported["latency"], exported["baseline"]):
+        assert 0 < timed["p50_ms"] <= timed["p95_ms"]
+        assert (timed["runs"], timed["threads"]) == (20, 1)
+    assert exported["speedup"] == exported["baseline"]["p50_ms"] / exported["latency"]["p50_ms"]
+    assert round(exported["macs_speedup"], 2) == round(pruned["macs_speedup"], 2) == 2.0
+
+
+def test_parity_beyond_the_tolerance_leaves_no_file(greg: Greg, tmp_path: Path) -> None:
+    ran = greg("export", DIGITS, "-o", "d.onnx", "--tolerance", "1e-30", "--json")
+    assert ran.code == 3
+    assert (ran.json["passed"], ran.json["parity"]["passed"], ran.json["onnx"]) == (False, False, None)
+    assert "more than --tolerance" in ran.error()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_prunable_is_a_failed_check_with_a_document(greg: Greg) -> None:
+    ran = greg("prune", DIGITS, "--ratios", "0", "-o", "p.pt", "--json")
+    assert ran.code == 3
+    assert ran.json["passed"] is False
+
+
+def test_analyze_says_why_layers_are_left_alone(greg: Greg) -> None:
+    ran = greg("analyze", DIGITS, "--ratios", "0.5", "--json")
+    layers = {layer["name"]: layer for layer in ran.json["layers"]}
+    assert layers["layer1.0.conv1"]["prunable"]
+    assert layers["layer1.0.conv1"]["kept"] == 16
+    assert "coupled: an addition ties" in layers["layer1.0.conv2"]["reason"]
+    assert layers["conv1"]["index"] == 0
+    assert layers["fc"]["index"] is None
+    assert "the network's output" in layers["fc"]["reason"]
+    assert sum(layer["macs"] for layer in layers.values()) == ran.json["macs"]
+    assert ran.json["plan"]["macs_speedup"] == pytest.approx(2.0, abs=0.01)
+    assert greg("analyze", DIGITS, "--json").json["plan"] is None
+
+
+def test_a_networks_own_prints_stay_off_stdout(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "print('hello')\nfrom torch import nn\n"
+        "def net():\n    print('building')\n"
+        "    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    ran = greg("analyze", "net.py:net", "--input-shape", "1,8,8", "--json")
+    assert ran.json["params"] > 0
+    assert "hello" in ran.err
+    assert "no trained weights" in ran.err
+
+
+def test_stage_by_stage_with_its_own_rules(greg: Greg, tmp_path: Path) -> None:
+    """regularize, prune by its picks, finetune: each refuses what it cannot take."""
+    short = ("--data", "digits", "--batch-size", "64", "--json")
+    run = greg("regularize", DIGITS, "--ratios", "[0, 0.5, 0, 0.25]", "--ceiling", "0.1", "--delta", "0.02",
+               "--stabilize", "2", *short, "-o", "r.pt")  # fmt: skip
+    assert run.json["iterations"] == 5 + 1 + 2
+    assert "layer3.0.conv1" in run.err
+    assert 0 <= run.json["top1_after"] <= 100
+    assert greg("regularize", "r.pt", "--ratios", "0.5", *short, "-o", "x.pt").code == 4
+    assert greg("finetune", "r.pt", *short, "-o", "x.pt").code == 4
+    assert greg("train", "r.pt", *short, "-o", "x.pt").code == 4
+    refused = greg("prune", "r.pt", "--ratios", "0.9", "-o", "x.pt")
+    assert refused.code == 2
+    assert "was regularized to keep layer1.0.conv1 16" in refused.error()
+    pruned = greg("prune", "r.pt", "--ratios", "[0, 0.5, 0, 0.25]", "-o", "p.pt", "--json").json
+    assert pruned["l1_differs"] == 0
+    tuned = greg("finetune", "p.pt", "--iterations", "3", "--val-fraction", "0.1", *short, "-o", "f.pt").json
+    assert tuned["iterations"] == 3
+    assert tuned["val_top1"] is not None
+    again = greg("regularize", "f.pt", "--ratios", "0.5", "--ceiling", "0.1", "--delta", "0.1",
+                 "--stabilize", "0", *short, "-o", "r2.pt")  # fmt: skip
+    assert again.code == 0
+    twice = greg("prune", "r2.pt", "-o", "p2.pt", "--json").json
+    assert twice["params"]["before"] == pruned["params"]["after"]
+    assert greg("evaluate", "p2.pt", *short[:2], "--json").json["samples"] == 359
+
+
+def test_a_moved_network_file_is_named_again(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(RESNET.read_text() + "\n# mine\n")
+    arguments = ("--arch-arg", "in_channels=1", "--arch-arg", "width=4")
+    assert greg("train", "--arch", "mine.py:resnet20", *arguments, "--data", "digits", "--iterations", "2",
+                "-o", "m.pt").code == 0  # fmt: skip
+    (tmp_path / "mine.py").rename(tmp_path / "moved.py")
+    missing = greg("analyze", "m.pt")
+    assert missing.code == 4
+    assert "--arch FILE.py:resnet20" in missing.error()
+    assert greg("analyze", "m.pt", "--arch", "moved.py:resnet20").code == 0
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
+def test_a_result_that_cannot_be_printed_is_a_failure(tmp_path: Path) -> None:
+    import subprocess
+
+    from tests.conftest import command
+
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command("analyze", DIGITS, "--json"), stdout=full, stderr=subprocess.PIPE, text=True,
+                              cwd=tmp_path, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_version_and_python_dash_m(greg: Greg) -> None:
+    assert greg("--version").out.startswith("greg 0.")
+    assert "Usage: greg" in greg("--help").out
+    assert os.sep not in greg("prune", "--help").out.splitlines()[1]

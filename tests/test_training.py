@@ -1,0 +1,208 @@
+"""The loop: a run that stops anywhere and goes on equals one that never stopped, bit for bit."""
+
+from __future__ import annotations
+
+import copy
+import io
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from greg_compress.errors import GregError, RequestError
+from greg_compress.options import Decay, Penalize, Precision
+from greg_compress.penalty import GrowingPenalty, GrowthSchedule, gauges, targets
+from greg_compress.selection.plan import Plan, Share
+from greg_compress.sources.data import Normalization, Part
+from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.training.batches import Batches, augment
+from greg_compress.training.evaluation import evaluate
+from greg_compress.training.loop import Loop, Settings
+from greg_compress.training.randomness import generator
+from greg_compress.training.schedule import Schedule
+
+CPU = torch.device("cpu")
+NORMAL = Normalization(1 / 255, (0.5,), (0.25,))
+
+
+class Small(nn.Module):
+    """BatchNorm and dropout: everything that carries state between steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.b = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3)
+        self.fc = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.dropout(F.relu(self.bn(self.a(x))), 0.3, self.training)
+        return self.fc(self.b(x).mean((2, 3)))
+
+
+def part(count: int = 40) -> Part:
+    random = torch.Generator().manual_seed(3)
+    images = torch.randint(0, 256, (count, 1, 6, 6), dtype=torch.uint8, generator=random)
+    return Part(images, torch.arange(count) % 3)
+
+
+def make_loop(model: nn.Module, total: int = 20, penalised: bool = True, seed: int = 0, lr: float = 0.05) -> Loop:
+    batches = Batches(part(), NORMAL, batch_size=8, seed=seed, padding=1, flips=True)
+    penalty = None
+    if penalised:
+        wiring = prunable_wiring(model, (1, 6, 6))
+        plan = Plan({"a": Share(4, 2, (1, 3)), "b": Share(3, 2, (0,))})
+        penalty = GrowingPenalty(
+            GrowthSchedule(1.0, 0.1, 1, total),
+            targets(model, wiring, plan, Penalize.UNIT),
+            gauges(model, wiring, plan),
+        )
+    chosen = Settings(0.9, 5e-4, Precision.FP32, CPU, seed)
+    return Loop(model, batches, Schedule(lr, total, Decay.COSINE, 2), chosen, penalty)
+
+
+def everything(loop: Loop) -> dict[str, Any]:
+    return {"weights": copy.deepcopy(loop.model.state_dict()), **copy.deepcopy(loop.state_dict())}
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    if isinstance(a, Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}[{i}]")
+    else:
+        assert a == b, path
+
+
+@settings(max_examples=10, deadline=None)
+@given(stop=st.integers(1, 19), penalised=st.booleans())
+def test_resumed_equals_uninterrupted(stop: int, penalised: bool) -> None:
+    torch.manual_seed(1)
+    model = Small()
+    straight, stopped, resumed = (copy.deepcopy(model) for _ in range(3))
+    whole = make_loop(straight, penalised=penalised)
+    list(whole)
+
+    loop = make_loop(stopped, penalised=penalised)
+    for iteration in loop:
+        if iteration == stop:
+            break
+    buffer = io.BytesIO()
+    torch.save({"weights": stopped.state_dict(), "loop": loop.state_dict()}, buffer)
+    buffer.seek(0)
+    saved = torch.load(buffer, weights_only=True)
+    torch.rand(17)  # whatever else a new process draws first
+    resumed.load_state_dict(saved["weights"])
+    again = make_loop(resumed, penalised=penalised)
+    again.load_state_dict(saved["loop"])
+    list(again)
+    assert_same(everything(whole), everything(again))
+
+
+def test_another_seed_gives_another_run() -> None:
+    """The comparison's own test."""
+    torch.manual_seed(1)
+    a, b = Small(), Small()
+    b.load_state_dict(a.state_dict())
+    first, second = make_loop(a, seed=0), make_loop(b, seed=1)
+    list(first), list(second)
+    with pytest.raises(AssertionError):
+        assert_same(everything(first), everything(second))
+
+
+def test_the_loop_equals_sgd_written_out() -> None:
+    """One network, the same batches, torch's own optimizer, nothing of ours in between."""
+    torch.manual_seed(1)
+    ours = Small()
+    theirs = copy.deepcopy(ours)
+    loop = make_loop(ours, total=7, penalised=False)
+    list(loop)
+    torch.manual_seed(generator(0, "dropout").initial_seed())
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
+    for step in range(7):
+        epoch, index = divmod(step, 5)
+        images, labels = loop.batches.batch(loop.batches.order(epoch), epoch, index)
+        optimizer.param_groups[0]["lr"] = loop.schedule.at(step)
+        optimizer.zero_grad()
+        F.cross_entropy(theirs(images), labels).backward()
+        optimizer.step()
+    assert_same(ours.state_dict(), theirs.state_dict())
+
+
+def test_nan_stops_with_one_clear_error() -> None:
+    with pytest.raises(GregError, match=r"not finite at iteration 2\d; lower --lr"):
+        list(make_loop(Small(), total=60, penalised=False, lr=1e20))
+
+
+def test_outputs_that_are_no_logits_are_refused() -> None:
+    class Pair(Small):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x), x
+
+    with pytest.raises(RequestError, match="returns tuple; only cross entropy"):
+        list(make_loop(Pair(), penalised=False))
+
+
+@given(st.integers(0, 1000), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_randomness_depends_on_seed_purpose_and_position_alone(seed: int, a: int, b: int, c: int) -> None:
+    def drawn(*key: Any) -> list[int]:
+        return torch.randint(0, 2**40, (4,), generator=generator(*key)).tolist()
+
+    assert drawn(seed, "x", a, b) == drawn(seed, "x", a, b)
+    assert drawn(seed, "x", a, b) != drawn(seed, "y", a, b)
+    assert (drawn(seed, "x", a, b) == drawn(seed, "x", a, c)) == (b == c)
+
+
+@given(st.integers(1, 200), st.integers(0, 50), st.sampled_from(Decay))
+def test_schedules_stay_within_their_rate(total: int, warmup: int, decay: Decay) -> None:
+    schedule = Schedule(0.3, total, decay, warmup)
+    rates = [schedule.at(step) for step in range(total)]
+    assert all(0 < rate <= 0.3 + 1e-12 for rate in rates)
+    falling = rates[min(warmup, total - 1) :]
+    assert falling == sorted(falling, reverse=True) or total <= warmup
+    if decay is Decay.CONSTANT:
+        assert all(rate == 0.3 for rate in rates[warmup:])
+
+
+@given(st.integers(0, 3), st.booleans(), st.integers(0, 999))
+def test_augmented_images_are_shifted_or_mirrored_windows(padding: int, flips: bool, seed: int) -> None:
+    images = torch.arange(1, 3 * 2 * 5 * 5 + 1, dtype=torch.uint8).view(3, 2, 5, 5)
+    found = augment(images, padding, flips, torch.Generator().manual_seed(seed))
+    padded = F.pad(images, (padding,) * 4)
+    for sample, result in zip(padded, found, strict=True):
+        windows = [
+            sample[:, top : top + 5, left : left + 5]
+            for top in range(2 * padding + 1)
+            for left in range(2 * padding + 1)
+        ]
+        candidates = windows + [window.flip(2) for window in windows] * flips
+        assert any(torch.equal(result, window) for window in candidates)
+
+
+def test_an_epoch_shows_every_image_at_most_once() -> None:
+    batches = Batches(part(40), NORMAL, batch_size=8, seed=0)
+    assert len(batches) == 5
+    assert sorted(batches.order(0).tolist()) == list(range(40))
+    assert batches.order(0).tolist() != batches.order(1).tolist()
+
+
+def test_accuracy_of_a_network_that_knows_the_answer() -> None:
+    class Oracle(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.one_hot(x[:, 0, 0, 0].round().long(), 7).float() * 20
+
+    images = (torch.arange(70) % 7).to(torch.uint8).view(70, 1, 1, 1)
+    labels = torch.arange(70) % 7
+    labels[:14] = (labels[:14] + 1) % 7
+    found = evaluate(Oracle(), Part(images, labels), Normalization(1.0, (0.0,), (1.0,)), CPU)
+    assert found.top1 == pytest.approx(80.0)
+    assert found.samples == 70
+    assert found.top5 >= found.top1
