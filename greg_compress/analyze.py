@@ -6,14 +6,14 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress.cost import Cost, cost, layer_macs
+from greg_compress.cost import Cost, layer_macs
 from greg_compress.options import ModelOptions, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan
 from greg_compress.selection.resolve import is_convolution, stage_of
 from greg_compress.state.models import open_model
-from greg_compress.surgery.effect import cost_after, reduction
+from greg_compress.surgery.effect import cost_after, cost_of, reduction
 from greg_compress.surgery.proof import prunable_wiring
 from greg_compress.wiring.groups import Wiring
 
@@ -25,13 +25,13 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
         ui.warn(f"{options.model} has no trained weights")
     wiring = prunable_wiring(opened.model, opened.state.input_shape)
     macs = layer_macs(opened.model, wiring.input_shape, wiring.layers)
-    whole = cost(opened.model, macs)
+    whole = cost_of(opened.model, wiring)
     plan = choose(opened.model, wiring, selection) if selection else None
     return {
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
-        "layers": _layers(opened.model, wiring, macs, plan),
+        "layers": [*_layers(opened.model, wiring, macs, plan), *_unfollowed(opened.model, wiring)],
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if plan is None else _effect(opened.model, wiring, whole, plan),
     }
@@ -67,6 +67,23 @@ def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan |
         )
         index += indexed
     return rows
+
+
+def _unfollowed(model: nn.Module, wiring: Wiring) -> list[dict[str, Any]]:
+    """Layers that ran, but whose channels could not be followed: they count, and stay as they are."""
+    return [
+        {
+            "name": name,
+            "type": type(model.get_submodule(name)).__name__,
+            "stage": name.partition(".")[0],
+            "params": sum(parameter.numel() for parameter in model.get_submodule(name).parameters()),
+            "macs": macs,
+            "prunable": False,
+            "reason": "frozen: its weight or its input cannot be followed",
+            **dict.fromkeys(("index", "out_channels", "group", "kept")),
+        }
+        for name, macs in wiring.trace.unfollowed.items()
+    ]
 
 
 def _uncalled(model: nn.Module, wiring: Wiring) -> list[str]:

@@ -8,14 +8,15 @@ under the name of the calling module.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from greg_compress.wiring.trace import BATCH, Layer, example_input, skeleton
+from greg_compress.wiring.record import Layer
+from greg_compress.wiring.skeleton import BATCH, example_input, skeleton
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int], layers: Sequence[La
         owners = [
             counted.get(name, 0)
             for name, module in model.named_modules()
-            if isinstance(module, (_ConvNd, nn.Linear)) and module.weight is weight
+            if isinstance(module, (_ConvNd, nn.Linear)) and module._parameters.get("weight") is weight
         ]
         macs[layer.weight] = sum(owners) or layer.positions * weight.numel()
     return macs
@@ -49,13 +50,19 @@ def layer_macs(model: nn.Module, input_shape: Sequence[int], layers: Sequence[La
 
 def _count_modules(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
     """thop's MACs of every module, for one sample."""
+    if len(list(model.modules())) < len(list(model.named_modules(remove_duplicate=False))):
+        return {}  # thop counts a module of two names twice; the run on labels does not
     bones = skeleton(model).eval()  # thop leaves buffers behind in the modules
     example = example_input(bones, input_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # thop's own, about its own
         import thop
 
-        _, _, tree = thop.profile(bones, inputs=(example,), verbose=False, ret_layer_info=True)
+        try:
+            _, _, tree = thop.profile(bones, inputs=(example,), verbose=False, ret_layer_info=True)
+        except Exception:
+            # Its hooks trip over unusual calls, conv(input=x) for one; the run on labels has counted those too.
+            return {}
     counted: dict[str, int] = {}
     _flatten(tree, "", counted)
     return {name: count // BATCH for name, count in counted.items()}
@@ -68,11 +75,11 @@ def _flatten(tree: dict[str, Any], prefix: str, into: dict[str, int]) -> None:
         _flatten(children, f"{prefix}{name}.", into)
 
 
-def cost(model: nn.Module, macs: dict[str, int]) -> Cost:
-    """Totals, given the MACs by layer."""
+def cost(model: nn.Module, macs: Iterable[int]) -> Cost:
+    """Totals, given the MACs of all that ran."""
     tensors = [*model.parameters(), *model.buffers()]
     return Cost(
         params=sum(parameter.numel() for parameter in model.parameters()),
-        macs=sum(macs.values()),
+        macs=sum(macs),
         size=sum(tensor.numel() * tensor.element_size() for tensor in tensors),
     )

@@ -79,5 +79,5 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
 def _say(opened: Opened, name: str, ui: Reporter) -> None:
     if opened.untrained:
         ui.warn(f"{name} has no trained weights")
-    if not opened.state.attributes:
+    if not opened.state.shapes:
         ui.warn(f"{name} was never cut: this exports the {opened.state.stage} network")

@@ -30,7 +30,7 @@ from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Regularizer, Settings
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
-from greg_compress.wiring.trace import output_shapes, skeleton
+from greg_compress.wiring.skeleton import output_shapes, skeleton
 
 
 @dataclass(frozen=True)

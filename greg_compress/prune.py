@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import torch
 from torch import nn
 
 from greg_compress import criteria
@@ -17,7 +18,7 @@ from greg_compress.selection.plan import Plan, plan_from_json
 from greg_compress.selection.resolve import resolve
 from greg_compress.state import files, history
 from greg_compress.state.format import State
-from greg_compress.state.models import Opened, open_model, weights_of
+from greg_compress.state.models import Opened, network, open_model, weights_of
 from greg_compress.surgery.cut import cut
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.proof import (
@@ -27,6 +28,7 @@ from greg_compress.surgery.proof import (
     prunable_wiring,
 )
 from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.skeleton import named_tensors
 
 
 def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Reporter) -> dict[str, Any]:
@@ -50,7 +52,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
         raise CheckFailed(f"this plan cannot be cut: {difference.reason}")
     small = copy.deepcopy(opened.model)
-    attributes = cut(small, wiring, removed)
+    shapes = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
     before, after = (cost_of(network, wiring) for network in (opened.model, small))
     report = {
@@ -66,8 +68,9 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         "l1_differs": differs,
     }
     _require(check, report)
-    state = _pruned(opened, small, attributes, plan)
+    state = _pruned(opened, small, shapes, plan)
     state.history = [*state.history, _entry(model, selection, opened, report)]
+    _require_rebuilt(small, state, model)
     files.save(state, output.path)
     return report
 
@@ -108,11 +111,23 @@ def _require(check: SelfCheck, report: dict[str, Any]) -> None:
         )
 
 
-def _pruned(opened: Opened, small: nn.Module, attributes: dict[str, dict[str, int]], plan: Plan) -> State:
+def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> None:
+    """Rebuild the network as every later command will, before anything is written.
+
+    Raises:
+        CheckFailed: what comes out is another network.
+    """
+    rebuilt = dict(named_tensors(network(state, model.arch, "the pruned state")))
+    for name, tensor in named_tensors(small):
+        if not torch.equal(rebuilt[name], tensor):
+            raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")
+
+
+def _pruned(opened: Opened, small: nn.Module, shapes: dict[str, list[int]], plan: Plan) -> State:
     state = opened.state
     state.stage = "pruned"
     state.weights = weights_of(small)
-    state.attributes = state.attributes | attributes
+    state.shapes = state.shapes | shapes
     state.plan = plan.to_json()
     return state
 

@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "whole_files": {"errors", "options"},
     "recording": {"selection.ratios", "sources.specs"},
     "wiring": {"errors"},
-    "surgery": {"wiring", "cost"},
+    "surgery": {"errors", "wiring", "cost"},
     "criteria": {"wiring"},
     "cost": {"wiring"},
     "selection": {"errors", "options", "wiring", "criteria"},
@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "state": {"errors", "whole_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.data"},
     "deploy": {"errors"},
-    "long_run": {*WORDS, "sources", "state", "training", "wiring.trace"},
+    "long_run": {*WORDS, "sources", "state", "training", "wiring.skeleton"},
     "cli": {*WORDS, *STAGES, "demo", "selection.ratios", "sources.specs"},
     "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs"},
     **{

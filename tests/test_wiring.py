@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from decimal import Decimal
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress import criteria
+from greg_compress.errors import TraceError
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.selection.ratios import units_to_remove
-from greg_compress.surgery.cut import cut
+from greg_compress.surgery.cut import cut, reshape
 from greg_compress.surgery.effect import cost_after
 from greg_compress.surgery.proof import first_difference, masked_equals_sliced, prunable_wiring
 from greg_compress.wiring.groups import Group, Wiring, find_groups
@@ -66,6 +70,21 @@ def test_masked_equals_sliced(net: Callable[[], nn.Module], coupled: bool) -> No
     assert first_difference(model, wiring, removed) is None
     check = masked_equals_sliced(model, sliced(model, wiring, plan), wiring, removed)
     assert check.passed
+
+
+@pytest.mark.parametrize("net", ZOO)
+def test_every_cut_network_can_be_built_again(net: Callable[[], nn.Module]) -> None:
+    """Factory and recorded shapes are enough, whatever kind of module owns a tensor."""
+    torch.manual_seed(0)
+    model = settle(net())
+    wiring = prunable_wiring(model, INPUT)
+    small = copy.deepcopy(model)
+    shapes = cut(small, wiring, plan_for(wiring, "0.9", coupled=True).removed_units(wiring))
+    again = net().double().eval()
+    reshape(again, shapes)
+    again.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(example()), small(example()))
 
 
 @pytest.mark.parametrize("net", ZOO)
@@ -167,6 +186,31 @@ def test_unknown_operations_freeze_by_name() -> None:
     wiring = prunable_wiring(Sorted(), INPUT)
     assert "aten.sort" in (wiring.groups[0].reason or "")
     assert wiring.groups[1].reason is None
+
+
+def test_outputs_that_cannot_be_looked_into_are_refused() -> None:
+    """Else the output layer would be cut, and a self-check that compares nothing would pass."""
+
+    class Hidden(Chain):
+        def forward(self, x: Tensor) -> Any:
+            return SimpleNamespace(logits=super().forward(x))
+
+    with pytest.raises(TraceError, match="returns a SimpleNamespace"):
+        find_groups(Hidden(), INPUT)
+
+
+def test_what_must_stay_a_product_is_not_cut_at_will() -> None:
+    """A reshape in training only: the flattened order of what is left would look right."""
+
+    class Regrouped(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.relu(self.a(x))
+            if self.training:
+                x = (x.view(x.shape[0], -1, 2, 8, 8) * torch.ones(1, 1, 2, 1, 1, device=x.device)).flatten(1, 2)
+            return self.fc(F.max_pool2d(F.relu(self.b(x)), 2).flatten(1))
+
+    wiring = find_groups(Regrouped(), INPUT)
+    assert first_difference(Regrouped(), wiring, wiring.groups[0].units[[0, 3]]) is not None
 
 
 def test_planned_cost_is_the_cost_of_the_cut() -> None:

@@ -34,6 +34,20 @@ class Chain(nn.Module):
         return self.fc(F.max_pool2d(F.relu(self.b(x)), 2).flatten(1))
 
 
+class Hidden(nn.Module):
+    """Linear layers in a row: a matrix that loses rows and columns at once."""
+
+    groups = {"a": (6, FREE), "h": (7, FREE), "i": (5, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.h, self.i, self.fc = conv(3, 6), nn.Linear(384, 7), nn.Linear(7, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.h(F.relu(self.a(x)).flatten(1)))
+        return self.fc(F.dropout(F.relu(self.i(x)), 0.5, self.training))
+
+
 class Residual(nn.Module):
     """Two blocks on one stream: stem and block ends are coupled, the block's first convs are free."""
 
@@ -209,9 +223,73 @@ class TrainOnly(nn.Module):
         return (self.fc(x), self.aux(x)) if self.training else self.fc(x)
 
 
+class Padded(nn.Module):
+    """Zeros around the image belong to their channel, unlike zeros around the channels."""
+
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.a, self.b, self.fc = nn.Conv2d(3, 6, 2), nn.Conv2d(6, 5, 4), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(F.pad(F.relu(self.a(self.pad(x))), (1, 2, 1, 2)))).mean((2, 3)))
+
+
+class Shared(nn.Module):
+    """One module under two names, another called twice, and a weight tied between two modules: one group."""
+
+    groups = {"a": (4, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = conv(3, 4), conv(4, 4, bias=False)
+        self.alias = nn.Sequential(self.a, nn.ReLU())
+        self.t, self.u = conv(4, 4, bias=False), conv(4, 4, bias=False)
+        self.u.weight = self.t.weight
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.alias(x)
+        x = x + F.relu(self.b(F.relu(self.b(x))))
+        return self.fc(self.u(F.relu(self.t(x))).mean((2, 3)))
+
+
+class Halves(nn.Module):
+    """Two halves of one layer that can only lose equal counts."""
+
+    groups = {"a": (4, FROZEN), "a#2": (4, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = conv(3, 8), conv(4, 5), conv(4, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.relu(self.a(x)).chunk(2, 1)
+        return self.fc((F.relu(self.b(a)) * F.relu(self.c(b))).mean((2, 3)))
+
+
+class Fixed(nn.Module):
+    """A filter that is a buffer, a shortcut of new zeros, and a scale that training does not see."""
+
+    groups = {"a": (4, FROZEN), "b": (4, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 4), conv(4, 4), nn.Linear(4, 4)
+        self.register_buffer("blur", torch.ones(4, 1, 3, 3) / 9)
+        self.register_buffer("gain", torch.rand(4, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(F.relu(self.a(x)), self.blur, padding=1, groups=4)
+        x = F.relu(self.b(x)) * self.gain
+        return self.fc((x + torch.zeros_like(x)).mean((2, 3)))
+
+
 ZOO: list[Callable[[], nn.Module]] = [
-    *(Chain, Residual, Projection, OptionA, Concat, Grouped, Gated),
-    *(Strided, Mixed, OneChannel, PerChannel, TrainOnly),
+    *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, Gated, Strided, Mixed),
+    *(OneChannel, PerChannel, TrainOnly, Padded, Shared, Halves, Fixed),
 ]
 
 

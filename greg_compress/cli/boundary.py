@@ -15,56 +15,69 @@ from types import FrameType
 from typing import Any
 
 from typer.core import TyperGroup
-from typer.exceptions import Exit, TyperException
+from typer.exceptions import TyperException
 
-from greg_compress.errors import GregError, Interrupted
+from greg_compress.errors import GregError
 
 
 class Boundary(TyperGroup):
     """A Typer group whose `main` ends every way with the right exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        _listen()
         kwargs["standalone_mode"] = False  # typer would print errors its own way
-        sys.exit(_exit_code(lambda: super(Boundary, self).main(*args, **kwargs)))
+        heard = Heard()
+        code = _exit_code(lambda: super(Boundary, self).main(*args, **kwargs), heard)
+        sys.exit(code)
 
 
-def _listen() -> None:
-    """Hear Ctrl-C and SIGTERM, also where a script's `&` has told the shell to ignore them."""
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, _terminate)
+class Signalled(BaseException):
+    """Unwinds the stack; no `except Exception` on the way takes it for an ordinary error."""
 
 
-def _terminate(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
+class Heard:
+    """Remembers which signal arrived, also where a library turns what it raises into an error of its own.
+
+    Hears Ctrl-C even where a script's `&` has told the shell to ignore it.
+    """
+
+    def __init__(self) -> None:
+        self.number: int | None = None
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, self._hear)
+
+    def _hear(self, number: int, _frame: FrameType | None) -> None:
+        self.number = number
+        raise Signalled
 
 
-def _exit_code(run: Callable[[], Any]) -> int:
+def _exit_code(run: Callable[[], Any], heard: Heard) -> int:
     try:
         code = run()
+    except GregError as error:
+        if heard.number is None:
+            return _say(str(error), error.exit_code)
     except TyperException as error:
         return _say(f"{error.format_message()} (see --help)", 2)
-    except Exit as exit_:
-        return exit_.exit_code
-    except GregError as error:
-        return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted", 130)
-    except OSError as error:
+    except (Exception, Signalled) as error:
+        if heard.number is None:
+            return _unexpected(error)
+    else:
+        return code if isinstance(code, int) else 0
+    return _say("interrupted", 128 + heard.number)
+
+
+def _unexpected(error: BaseException) -> int:
+    if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", 1)
-    except Exception as error:
-        if _out_of_memory(error):
-            return _say("out of memory; try a smaller --batch-size or network", 1)
-        traceback.print_exc()
-        return _say(f"internal error, please report it with the lines above ({type(error).__name__})", 1)
-    if code == 130:
-        _say("interrupted", 130)
-    return code if isinstance(code, int) else 0
+    if _out_of_memory(error):
+        return _say("out of memory; try a smaller --batch-size or network", 1)
+    traceback.print_exception(error)
+    return _say(f"internal error, please report it with the lines above ({type(error).__name__})", 1)
 
 
-def _out_of_memory(error: Exception) -> bool:
+def _out_of_memory(error: BaseException) -> bool:
     """torch raises its own class on a device, and a RuntimeError on the CPU."""
     return (
         isinstance(error, MemoryError)

@@ -13,7 +13,7 @@ from greg_compress.errors import RequestError
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.selection.ratios import Ratios, units_to_remove
 from greg_compress.wiring.groups import Group, Wiring
-from greg_compress.wiring.trace import Layer
+from greg_compress.wiring.record import Layer
 
 
 def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring, model: nn.Module) -> Plan:
@@ -60,8 +60,7 @@ def conv_stages(wiring: Wiring, model: nn.Module) -> list[str]:
 def _uniform(ratio: Decimal, wiring: Wiring, model: nn.Module) -> dict[str, Decimal]:
     """One ratio for every group, except that of the first convolution (the paper, section 4.1)."""
     first = next((layer for layer in wiring.layers if is_convolution(layer, model)), None)
-    spared = wiring.group_of(first.weight) if first else None
-    return {group.name: ratio for group in wiring.groups if group is not spared}
+    return {group.name: ratio for group in wiring.groups if first is None or first.weight not in group.sources}
 
 
 def _per_stage(ratios: Ratios, stages: list[str], wiring: Wiring) -> dict[str, Decimal]:

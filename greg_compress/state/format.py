@@ -24,8 +24,8 @@ class State:
     input_shape: tuple[int, ...]
     """Of one sample, (C, H, W) for images."""
     weights: dict[str, Tensor]
-    attributes: dict[str, dict[str, int]] = field(default_factory=dict)
-    """For every module that was cut, its attributes as they are now."""
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    """The shape of every tensor that was cut; the rest is as the factory makes it."""
     memory_format: str = "contiguous_format"
     """Name of a torch.memory_format; set before the weights load, so that outputs repeat bit for bit."""
     normalization: dict[str, Any] | None = None
@@ -50,7 +50,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "architecture": dict,
     "input_shape": list,
     "weights": dict,
-    "attributes": dict,
+    "shapes": dict,
     "memory_format": str,
     "normalization": (dict, type(None)),
     "classes": (int, type(None)),

@@ -13,7 +13,7 @@ from greg_compress.sources import models
 from greg_compress.sources.specs import Architecture, is_architecture, parse_architecture
 from greg_compress.state import files
 from greg_compress.state.format import State
-from greg_compress.surgery.cut import fitting_attributes, shapes_from_attributes
+from greg_compress.surgery.cut import reshape
 
 
 @dataclass
@@ -71,13 +71,16 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def network(state: State, named: Architecture | None, path: str) -> nn.Module:
-    """Rebuild a state's network, in eval mode: factory, recorded attributes, memory format, weights.
+    """Rebuild a state's network, in eval mode: factory, recorded shapes, memory format, weights.
 
     Raises:
-        InputError: a tensor is missing, surplus or misshapen, or a module is not there.
+        InputError: a tensor is missing, surplus or misshapen, or a recorded shape fits nothing.
     """
     model = models.rebuild(state.architecture, named)
-    _restore_shapes(model, state, path)
+    try:
+        reshape(model, state.shapes)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path} does not fit {state.architecture.spec}: {error}") from error
     memory_format = getattr(torch, state.memory_format, None)
     if not isinstance(memory_format, torch.memory_format):
         raise InputError(f"{path} is damaged: unknown memory format {state.memory_format!r}")
@@ -97,28 +100,6 @@ def network(state: State, named: Architecture | None, path: str) -> nn.Module:
             )
     model.load_state_dict(state.weights)
     return model.eval()
-
-
-def _restore_shapes(model: nn.Module, state: State, path: str) -> None:
-    """Give every module that was cut its recorded attributes, and empty tensors of the shapes they imply."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for name, attributes in state.attributes.items():
-        module = modules.get(name)
-        known = fitting_attributes(module) if module is not None else {}
-        if module is None or attributes.keys() != known.keys():
-            raise InputError(f"{path} does not fit {state.architecture.spec}: it records a cut of {name!r}")
-        if not all(type(new) is int and 0 < new <= known[key] for key, new in attributes.items()):
-            raise InputError(f"{path} is damaged: impossible attributes {attributes} for {name!r}")
-        for key, value in attributes.items():
-            setattr(module, key, value)
-        for key, shape in shapes_from_attributes(module).items():
-            old = getattr(module, key, None)
-            if old is None or old.shape == shape:
-                continue
-            new = torch.empty(shape, dtype=old.dtype)
-            if isinstance(old, nn.Parameter):
-                new = nn.Parameter(new, requires_grad=old.requires_grad)
-            setattr(module, key, new)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.skeleton import named_tensors
 
 Survivors = dict[str, tuple[Tensor, ...]]
 """For every tensor that loses something, the indices that it keeps along each dimension."""
@@ -26,38 +27,56 @@ def survivors(wiring: Wiring, removed: Tensor) -> Survivors:
     return found
 
 
-def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> dict[str, dict[str, int]]:
+def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> dict[str, list[int]]:
     """Remove units from `model` in place.
 
     Args:
         removed: classes of the units that go (:meth:`Plan.removed_units`).
 
     Returns:
-        For every module that changed, its attributes as they are now.
+        The shape of every tensor that lost something: all that :func:`reshape` needs.
     """
     staying = survivors(wiring, removed)
-    _slice(model, staying)
-    changed: dict[str, dict[str, int]] = {}
-    owners = {name.rpartition(".")[0] for name in staying}
-    for name, module in model.named_modules(remove_duplicate=False):
-        if name in owners and (new := fitting_attributes(module)):
-            for attribute, value in new.items():
-                setattr(module, attribute, value)
-            changed[name] = new
-    return changed
+    tensors = dict(named_tensors(model))
+    _replace(model, {name: _sliced(tensors[name], staying[name]) for name in staying})
+    return {name: [index.numel() for index in indices] for name, indices in staying.items()}
 
 
-def _slice(model: nn.Module, staying: Survivors) -> None:
-    sliced: dict[int, Any] = {}  # tied tensors stay tied
+def reshape(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Give `model` empty tensors of the shapes that :func:`cut` returned, and the attributes that go with them.
+
+    Raises:
+        ValueError: a tensor that is not there, or a shape that no cut of it can have.
+    """
+    tensors = dict(named_tensors(model))
+    for name, shape in shapes.items():
+        sizes = tensors[name].shape if name in tensors else ()
+        if len(shape) != len(sizes) or not all(
+            type(new) is int and 0 < new <= old for new, old in zip(shape, sizes, strict=True)
+        ):
+            raise ValueError(f"{name} cannot have been cut to {'x'.join(map(str, shape))}")
+    _replace(model, {name: tensors[name].detach().new_empty(tuple(shape)) for name, shape in shapes.items()})
+
+
+def _replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:
+    """Put `new` data in the place of tensors, keeping tied ones tied, and update their modules."""
+    made: dict[int, Tensor] = {}
     for path, module in model.named_modules():
+        changed = False
         for store in (module._parameters, module._buffers):
-            for key, tensor in store.items():
+            for key, old in store.items():
                 name = f"{path}.{key}" if path else key
-                if tensor is None or (name not in staying and id(tensor) not in sliced):
-                    continue
-                if id(tensor) not in sliced:
-                    sliced[id(tensor)] = _sliced(tensor, staying[name])
-                store[key] = sliced[id(tensor)]
+                if old is not None and name in new:
+                    made.setdefault(id(old), _like(old, new[name]))
+                    store[key] = made[id(old)]  # type: ignore[assignment]
+                    changed = True
+        if changed:
+            for attribute, value in fitting_attributes(module).items():
+                setattr(module, attribute, value)
+
+
+def _like(old: Tensor, data: Tensor) -> Tensor:
+    return nn.Parameter(data, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else data
 
 
 def _sliced(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
@@ -65,8 +84,6 @@ def _sliced(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
     for dim, index in enumerate(indices):
         if index.numel() < data.shape[dim]:
             data = data.index_select(dim, index.to(data.device))
-    if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(data, requires_grad=tensor.requires_grad)
     return data
 
 
@@ -87,20 +104,4 @@ def fitting_attributes(module: nn.Module) -> dict[str, int]:
     if isinstance(module, _BatchNorm):
         held = next((t for t in (module.weight, module.running_mean) if t is not None), None)
         return {} if held is None else {"num_features": held.shape[0]}
-    return {}
-
-
-def shapes_from_attributes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes that a module's tensors must have, going by its attributes: the inverse of the above.
-
-    This is how a state file's tensors are checked against what it says of its modules.
-    """
-    if isinstance(module, _ConvNd):
-        weight = (module.out_channels, module.in_channels // module.groups, *module.kernel_size)
-        return {"weight": weight, "bias": (module.out_channels,)}
-    if isinstance(module, nn.Linear):
-        return {"weight": (module.out_features, module.in_features), "bias": (module.out_features,)}
-    if isinstance(module, _BatchNorm):
-        vector = (module.num_features,)
-        return dict.fromkeys(("weight", "bias", "running_mean", "running_var"), vector)
     return {}

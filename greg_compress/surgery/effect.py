@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from greg_compress.cost import Cost, cost, layer_macs
 from greg_compress.surgery.cut import cut
 from greg_compress.wiring.groups import Wiring
-from greg_compress.wiring.trace import skeleton
+from greg_compress.wiring.skeleton import skeleton
 
 
 def cost_of(model: nn.Module, wiring: Wiring) -> Cost:
     """What a network costs: the one that was traced, or one cut from it."""
-    return cost(model, layer_macs(model, wiring.input_shape, wiring.layers))
+    macs = layer_macs(model, wiring.input_shape, wiring.layers)
+    return cost(model, [*macs.values(), *wiring.trace.unfollowed.values()])
 
 
 def cost_after(model: nn.Module, wiring: Wiring, removed: Tensor) -> Cost:

@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
+from greg_compress.errors import CheckFailed
 from greg_compress.surgery.cut import cut, survivors
 from greg_compress.wiring.groups import Wiring, find_groups
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layout import thin, varies
-from greg_compress.wiring.trace import BATCH, Axes, Operation, skeleton, trace
+from greg_compress.wiring.record import Axes, Operation
+from greg_compress.wiring.skeleton import BATCH, first_line, output_tensors, skeleton
+from greg_compress.wiring.trace import trace
 
 TOLERANCE = 1e-9
 """Largest difference between masked and sliced outputs in float64, relative to the largest output."""
@@ -31,11 +33,15 @@ class Difference:
 
     operation: Operation
     units: Tensor
-    """Classes of the removed units that pass there."""
+    """Classes of the removed units that pass there; none, when what differs carries no labels."""
+
+    failure: str | None = None
+    """What the cut network raised there, if it broke."""
 
     @property
     def reason(self) -> str:
-        return f"after a cut {self.operation} would no longer line up"
+        broken = f" ({self.failure})" if self.failure else ""
+        return f"after a cut {self.operation} would no longer line up{broken}"
 
 
 @dataclass(frozen=True)
@@ -57,31 +63,36 @@ class SelfCheck:
 def prunable_wiring(model: nn.Module, input_shape: Sequence[int]) -> Wiring:
     """Find the groups of `model`, and freeze those that a trial cut on labels proves uncuttable.
 
-    The trial takes half of every group at once: one run tells about all of them, and each failure
-    names the groups to freeze.
+    The trial takes another share of every group at once: one run tells about all of them, and each failure
+    names the groups to freeze. Equal shares would not notice two groups that can only shrink together.
 
     Raises:
         TraceError: the network does not run with this input.
     """
     wiring = find_groups(model, input_shape)
-    generator = torch.Generator().manual_seed(0)
-    halves = {
-        group.name: group.units[torch.randperm(group.channels, generator=generator)[: group.channels // 2]]
-        for group in wiring.groups
-    }
+    shares = _trial_shares(wiring)
     while True:
-        trial = [halves[group.name] for group in wiring.groups if not group.frozen]
-        removed = torch.cat([torch.empty(0, dtype=torch.int64), *trial])
+        free = [group.name for group in wiring.groups if not group.frozen]
+        removed = torch.cat([torch.empty(0, dtype=torch.int64), *(shares[name] for name in free)])
         difference = first_difference(model, wiring, removed)
         if difference is None:
             return wiring
-        wiring = wiring.freeze(
-            {
-                group.name: difference.reason
-                for group in wiring.groups
-                if not group.frozen and torch.isin(halves[group.name], difference.units).any()
-            }
-        )
+        blamed = [name for name in free if torch.isin(shares[name], difference.units).any()]
+        if not blamed:
+            # What broke carries no labels (a size computed in Python): find who breaks it, one by one.
+            blamed = [name for name in free if first_difference(model, wiring, shares[name]) is not None]
+        wiring = wiring.freeze(dict.fromkeys(blamed or free, difference.reason))
+
+
+def _trial_shares(wiring: Wiring) -> dict[str, Tensor]:
+    """Random units of each group, a random number of them, at least one and never all."""
+    generator = torch.Generator().manual_seed(0)
+    shares = {}
+    for group in wiring.groups:
+        count = int(torch.randint(1, max(2, group.channels), (), generator=generator))
+        order = torch.randperm(group.channels, generator=generator)
+        shares[group.name] = group.units[order[: min(count, group.channels - 1)]]
+    return shares
 
 
 def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Difference | None:
@@ -101,14 +112,15 @@ def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Diffe
         else dims
         for name, dims in dense.axes.items()
     }
-    replay = trace(bones, wiring.input_shape, seed=dense.replay(axes))
+    replay = trace(bones, wiring.input_shape, dense.replay(axes))
     roots = dense.labels.classes()
     gone = torch.isin(roots, removed)
     for index, expected in enumerate(dense.operations):
         found = replay.operations[index] if index < len(replay.operations) else None
         if found is None or not _agrees(expected, found, gone):
-            units = roots[_passing(expected, gone)].unique()
-            return Difference(expected, units if units.numel() else removed)
+            return Difference(
+                expected, roots[_passing(expected, gone)].unique(), replay.failure if found is None else None
+            )
     if len(replay.operations) > len(dense.operations):
         return Difference(replay.operations[len(dense.operations)], removed)
     return None
@@ -151,14 +163,18 @@ def _lies_alike(planes: tuple[Tensor, ...], index: int, found: Tensor, gone: Ten
     dense = planes[index]
     if dense.dim() != found.dim():
         return False
-    for dim in reversed(range(dense.dim())):
-        if varies(dense, dim):
-            continue
+    lying = [dim for dim in range(dense.dim()) if varies(dense, dim)]
+    for dim in sorted(set(range(dense.dim())) - set(lying)):
         shrinks = any(varies(plane, dim) for plane in planes)
         if varies(found, dim) or (dense.shape[dim] != found.shape[dim] and not shrinks):
             return False
-        dense, found = dense.select(dim, 0), found.select(dim, 0)
-    return torch.equal(dense.flatten()[~gone[dense].flatten()], found.flatten())
+        dense, found = (plane.narrow(dim, 0, min(1, plane.shape[dim])) for plane in (dense, found))
+    keep = ~gone[dense]
+    for dim in lying:
+        # What is left must be a product: whole indices go, or none.
+        left = keep.movedim(dim, 0).reshape(keep.shape[dim], -1).any(dim=1).nonzero().flatten()
+        dense, keep = dense.index_select(dim, left), keep.index_select(dim, left)
+    return bool(keep.all()) and torch.equal(dense, found)
 
 
 def masked_equals_sliced(dense: nn.Module, sliced: nn.Module, wiring: Wiring, removed: Tensor) -> SelfCheck:
@@ -172,16 +188,23 @@ def masked_equals_sliced(dense: nn.Module, sliced: nn.Module, wiring: Wiring, re
     gone = torch.zeros(len(wiring.trace.labels), dtype=torch.bool)
     gone[removed] = True
     example = torch.rand((BATCH, *wiring.input_shape), generator=torch.Generator().manual_seed(0)).double()
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for name, dim in wiring.trace.consumers:
             weight = masked.get_parameter(name)
             weight.index_fill_(dim, gone[wiring.classes[name][dim]].nonzero().flatten(), 0)
-        wanted = [leaf for leaf in tree_leaves(masked(example)) if isinstance(leaf, Tensor)]
-        got = [leaf for leaf in tree_leaves(small(example)) if isinstance(leaf, Tensor)]
-    error = 0.0
-    for a, b in zip(wanted, got, strict=True):
-        if a.shape != b.shape:
-            return SelfCheck(float("inf"), False)
-        largest = a.abs().max().item() or 1.0
-        error = max(error, ((a - b).abs().max() / largest).nan_to_num(nan=float("inf")).item())
-    return SelfCheck(error, error <= TOLERANCE)
+        try:
+            wanted, got = (output_tensors(network(example)) for network in (masked, small))
+        except RuntimeError as error:
+            raise CheckFailed(f"the self-check could not run in float64 ({first_line(error)})") from error
+    largest = max(_error(a, b) for a, b in zip(wanted, got, strict=True))
+    return SelfCheck(largest, largest <= TOLERANCE)
+
+
+def _error(wanted: Tensor, got: Tensor) -> float:
+    """The largest difference, relative to the largest value (absolute where that is 0)."""
+    if wanted.shape != got.shape:
+        return float("inf")
+    if not wanted.is_floating_point() or not wanted.numel():
+        return 0.0 if torch.equal(wanted, got) else float("inf")
+    largest = wanted.abs().max().item() or 1.0
+    return ((wanted - got).abs().max() / largest).nan_to_num(nan=float("inf")).item()

@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from greg_compress.wiring.trace import Axes, Layer, Trace, skeleton, trace
+from greg_compress.wiring.record import Axes, Layer, Trace
+from greg_compress.wiring.skeleton import skeleton
+from greg_compress.wiring.trace import trace
 
 
 @dataclass(frozen=True)

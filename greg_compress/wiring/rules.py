@@ -1,43 +1,28 @@
 """What one ATen operation does to labels.
 
-Operations that only move data have no rule of their own: the same operation runs on the planes. A handful
-compute, and their rules follow below. An operation that nobody knows freezes what flows into it and says
-so by name; it is never guessed to be element-wise.
+Operations that only move data have no rule of their own (:mod:`.movement`). A handful compute, and their
+rules follow. An operation that nobody knows freezes what flows into it and says so by name; it is never
+guessed to be element-wise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
+from greg_compress.wiring.call import Call, Layouts
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layout import Layout, along, compact, spread, thin, varies
+from greg_compress.wiring.movement import MOVEMENT, VIEWS, movement, padding
 
 if TYPE_CHECKING:
-    from greg_compress.wiring.trace import Tracer
+    from greg_compress.wiring.tracer import Tracer
 
 aten = torch.ops.aten
 
-PLAIN_VIEWS = (
-    *("alias", "detach", "t", "transpose", "permute", "expand", "slice", "select", "split"),
-    *("split_with_sizes", "unbind", "squeeze", "unsqueeze", "diagonal"),
-)
-VIEWS = {
-    **{getattr(aten, name): getattr(aten, name) for name in PLAIN_VIEWS},
-    **{getattr(aten, f"{name}_copy"): getattr(aten, name) for name in PLAIN_VIEWS},
-    **dict.fromkeys((aten.view, aten.view_copy, aten._unsafe_view, aten._reshape_copy), aten.reshape),
-}
-"""What a view does on planes. Functionalize copies most views; on planes a view keeps their strides of 0."""
-MOVEMENT = {
-    *(aten.cat, aten.stack, aten.constant_pad_nd, aten.roll, aten.flip, aten.repeat, aten.clone),
-    *(aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle),
-    *(aten.slice_scatter, aten.select_scatter),
-}
 SAME_SHAPE = {
     *(aten._to_copy, aten.copy, aten.hardswish, aten.dropout, aten._prelu_kernel, aten.where, aten.masked_fill)
 }
@@ -51,57 +36,22 @@ POOLING = {
     aten.adaptive_max_pool2d: 2,
 }
 """Spatial dimensions that the operation pools."""
+SHAPE_ONLY = {
+    *(aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like),
+    *(aten.empty_like, aten.full_like, aten.rand_like, aten.randn_like),
+}
+"""These read a tensor's shape alone: what they make is a constant."""
 REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
 
 
-@dataclass(frozen=True)
-class Call:
-    """One ATen call with everything that a rule needs."""
-
-    tracer: Tracer
-    func: Any
-    args: Sequence[Any]
-    kwargs: dict[str, Any]
-    read: list[Tensor]
-    made: list[Tensor]
-
-    def plane(self, tensor: Any) -> Tensor | None:
-        """The one plane of an activation or vector; None for constants and for raw matrices."""
-        layout = self.tracer.layout(tensor) if isinstance(tensor, Tensor) else None
-        return layout.plane if layout else None
-
-    def channels(self, tensor: Tensor, dim: int) -> Tensor | None:
-        """Labels along `dim` of an activation, shape (channels,); NONE for a constant."""
-        if self.tracer.layout(tensor) is None:
-            return torch.full((tensor.shape[dim],), NONE)
-        plane = self.plane(tensor)
-        return None if plane is None else along(plane, dim)
-
-    def same(self, layout: Layout | None) -> list[Layout | None]:
-        return [layout] * len(self.made)
-
-    def opaque(self) -> list[Layout | None]:
-        """Freeze what flows in; what comes out carries one new frozen label."""
-        where = self.tracer.module or "the network itself"
-        reason = f"{self.func} in {where} reads it, and its channels cannot be followed through that"
-        labels = self.tracer.result.labels
-        for tensor in self.read:
-            if layout := self.tracer.layout(tensor):
-                for plane in layout.planes:
-                    labels.freeze(plane, reason)
-        label = labels.new(1)
-        labels.freeze(label, reason)
-        return [Layout((label[0].expand(tensor.shape),)) for tensor in self.made]
-
-
-def apply(
-    tracer: Tracer, func: Any, args: Any, kwargs: Any, read: list[Tensor], made: list[Tensor]
-) -> list[Layout | None]:
+def apply(tracer: Tracer, func: Any, args: Any, kwargs: Any, read: list[Tensor], made: list[Tensor]) -> Layouts:
     """Return the layouts of the tensors that a call made, in order; None for constants."""
     call = Call(tracer, func, args, kwargs, read, made)
     if all(tracer.layout(tensor) is None for tensor in read):
         return call.same(None)
     packet = func.overloadpacket
+    if packet in SHAPE_ONLY:
+        return call.same(None)
     if packet in RULES:
         return RULES[packet](call)
     if packet in MOVEMENT or packet in VIEWS:
@@ -115,33 +65,7 @@ def apply(
     return call.opaque()
 
 
-def movement(call: Call) -> list[Layout | None]:
-    """Run the very same operation on the planes; padding fills with NONE."""
-    layouts = [call.tracer.layout(tensor) for tensor in call.read]
-    counts = {len(layout.planes) for layout in layouts if layout}
-    if len(counts) != 1:
-        return call.opaque()
-    args = list(call.args)
-    run = VIEWS.get(call.func.overloadpacket, call.func)
-    if call.func.overloadpacket is aten.constant_pad_nd:
-        args[2:] = [NONE]
-
-    def moved(index: int) -> list[Tensor]:
-        def plane(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            layout = call.tracer.layout(leaf)
-            return layout.planes[index] if layout else torch.full((), NONE).expand(leaf.shape)
-
-        out = run(*tree_map(plane, args), **tree_map(plane, call.kwargs))
-        return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-    planes = [moved(index) for index in range(counts.pop())]
-    origin = layouts[0].origin if len(layouts) == 1 and layouts[0] else None
-    return [Layout(out, origin) for out in zip(*planes, strict=True)]
-
-
-def pointwise(call: Call) -> list[Layout | None]:
+def pointwise(call: Call) -> Layouts:
     """Unite aligned labels of the operands; only scaling leaves its operands uncoupled."""
     shape = call.made[0].shape
     operands = [tensor for tensor in call.read if call.tracer.layout(tensor)]
@@ -150,7 +74,7 @@ def pointwise(call: Call) -> list[Layout | None]:
     if any(plane is None for plane in planes):
         return call.opaque()
     known = [plane for plane in planes if plane is not None]
-    spreading = [_spreads(plane, operand, known) for plane, operand in zip(known, operands, strict=True)]
+    spreading = [_spreads(call, plane, operand, known) for plane, operand in zip(known, operands, strict=True)]
     result = torch.full((), NONE).expand(shape)
     for plane, spreads in zip(known, spreading, strict=True):
         if spreads:
@@ -168,22 +92,30 @@ def _operand(call: Call, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     """The plane of an operand, expanded; of a raw parameter the one that is not broadcast away."""
     layout = call.tracer.layout(tensor)
     assert layout is not None
-    planes = list(layout.planes)
-    if len(planes) != 1:
-        planes = [plane for plane in planes if any(varies(plane, dim) for dim in range(plane.dim()))]
-    return planes[0].expand(shape) if len(planes) == 1 else None
+    planes = layout.planes
+
+    def choose() -> int:
+        lying = [at for at, plane in enumerate(planes) if any(varies(plane, dim) for dim in range(plane.dim()))]
+        return lying[0] if len(lying) == 1 else (0 if not lying else -1)
+
+    chosen = 0 if len(planes) == 1 else call.tracer.result.decide(choose)
+    return None if chosen < 0 else planes[chosen].expand(shape)
 
 
-def _spreads(plane: Tensor, operand: Tensor, others: list[Tensor]) -> bool:
+def _spreads(call: Call, plane: Tensor, operand: Tensor, others: list[Tensor]) -> bool:
     """Whether an operand's single channel is broadcast over a dimension that holds many."""
-    if any(varies(plane, dim) for dim in range(plane.dim())):
-        return False
-    before = [1] * (plane.dim() - operand.dim()) + list(operand.shape)
-    stretched = [dim for dim in range(plane.dim()) if before[dim] == 1 < plane.shape[dim]]
-    return any(varies(other, dim) for other in others for dim in stretched)
+
+    def look() -> int:
+        if any(varies(plane, dim) for dim in range(plane.dim())):
+            return False
+        before = [1] * (plane.dim() - operand.dim()) + list(operand.shape)
+        stretched = [dim for dim in range(plane.dim()) if before[dim] == 1 < plane.shape[dim]]
+        return any(varies(other, dim) for other in others for dim in stretched)
+
+    return bool(call.tracer.result.decide(look))
 
 
-def pooling(call: Call, spatial: int) -> list[Layout | None]:
+def pooling(call: Call, spatial: int) -> Layouts:
     """Pooling keeps channels as long as labels do not vary over what is pooled."""
     tensor = call.read[0]
     dim = tensor.dim() - spatial - 1
@@ -193,7 +125,7 @@ def pooling(call: Call, spatial: int) -> list[Layout | None]:
     return [Layout((spread(labels, made.shape, dim),)) for made in call.made]
 
 
-def reduction(call: Call) -> list[Layout | None]:
+def reduction(call: Call) -> Layouts:
     """A mean over positions keeps channels; one over channels mixes them."""
     plane = call.plane(call.read[0])
     dims = call.args[1] if len(call.args) > 1 and call.args[1] else None
@@ -203,7 +135,7 @@ def reduction(call: Call) -> list[Layout | None]:
     return call.same(Layout((aten.amax(plane, dims, keepdim),)))
 
 
-def convolution(call: Call) -> list[Layout | None]:
+def convolution(call: Call) -> Layouts:
     """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups).
 
     Weight has shape (O, I/G, ...). With G groups, equal offsets in every group are cut together (the finer
@@ -211,77 +143,85 @@ def convolution(call: Call) -> list[Layout | None]:
     """
     tensor, weight, bias = call.args[:3]
     transposed, groups = call.args[6], call.args[8]
-    layout = call.tracer.layout(weight)
     inputs = call.channels(tensor, 1)
-    if layout is None or layout.origin is None or len(layout.planes) != weight.dim():
+    parts = _matrix(call, weight, 0, 1)
+    if inputs is None or parts is None or transposed or not call.is_vector(bias):
+        call.tracer.unfollowed((tensor if transposed else call.made[0]).numel() * weight[0].numel())
         return call.opaque()
-    if inputs is None or transposed:
-        return call.opaque()
+    name, out, fan = parts
     labels = call.tracer.result.labels
-    out, fan = along(layout.planes[0], 0), along(layout.planes[1], 1)
-    assert out is not None
-    assert fan is not None
-    followers = call.tracer.result.followers
-    depthwise = groups > 1 and weight.shape[1] == 1 if followers is None else layout.origin in followers
+    depthwise = bool(call.tracer.result.decide(lambda: groups > 1 and weight.shape[1] == 1))
     if depthwise:
         labels.unite(inputs[:, None], out.view(groups, -1))
     else:
         labels.unite(inputs.view(groups, -1), fan)
         labels.unite(out.view(groups, -1), out.view(groups, -1)[:1])
-        call.tracer.result.consumers.add((layout.origin, 1))
-    call.tracer.layer(layout.origin, call.made[0], follows=depthwise)
+        call.tracer.result.consumers.add((name, 1))
+    call.tracer.layer(name, call.made[0], convolves=True, follows=depthwise)
     if bias is not None and (plane := call.plane(bias)) is not None:
         labels.unite(plane, out)
     return call.same(Layout((spread(out, call.made[0].shape, 1),)))
 
 
-def matrix_product(call: Call) -> list[Layout | None]:
+def matrix_product(call: Call) -> Layouts:
     """aten.addmm(bias, input, weight) and aten.mm(input, weight), as `linear` calls them.
 
     The weight is a view of a parameter of shape (O, I), transposed to (I, O).
     """
     *bias, tensor, weight = call.args[:3]
-    layout = call.tracer.layout(weight)
     inputs = call.channels(tensor, 1)
-    if inputs is None or layout is None or layout.origin is None or len(layout.planes) != 2:
+    parts = _matrix(call, weight, 1, 0)
+    if inputs is None or parts is None or not all(call.is_vector(vector) for vector in bias):
+        call.tracer.unfollowed(call.made[0].numel() * tensor.shape[1])
         return call.opaque()
-    out, fan = along(layout.planes[0], 1), along(layout.planes[1], 0)
-    if out is None or fan is None:
-        return call.opaque()
+    name, out, fan = parts
     labels = call.tracer.result.labels
     labels.unite(inputs, fan)
-    call.tracer.result.consumers.add((layout.origin, 1))
-    call.tracer.layer(layout.origin, call.made[0])
+    call.tracer.result.consumers.add((name, 1))
+    call.tracer.layer(name, call.made[0], convolves=False)
     for vector in bias:
         if (plane := call.plane(vector)) is not None:
             labels.unite(plane, out)
     return call.same(Layout((spread(out, call.made[0].shape, 1),)))
 
 
-def batch_norm(call: Call) -> list[Layout | None]:
+def _matrix(call: Call, weight: Tensor, out: int, fan: int) -> tuple[str, Tensor, Tensor] | None:
+    """A weight's parameter, its output labels along dimension `out` and its input labels along `fan`.
+
+    None for a fixed filter (a buffer), a computed weight, or a parameter of any other layout.
+    """
+    layout = call.tracer.layout(weight)
+    if layout is None or layout.origin is None or len(layout.planes) != weight.dim():
+        return None
+    makes, reads = along(layout.planes[0], out), along(layout.planes[1], fan)
+    if makes is None or reads is None:
+        return None
+    return layout.origin, makes, reads
+
+
+def batch_norm(call: Call) -> Layouts:
     """aten.native_batch_norm(input, weight, bias, running_mean, running_var, ...): all per channel."""
     tensor, *vectors = call.args[:5]
     inputs = call.channels(tensor, 1)
-    if inputs is None:
+    if inputs is None or not all(call.is_vector(vector) for vector in vectors):
         return call.opaque()
     for vector in vectors:
         if (plane := call.plane(vector)) is not None:
             call.tracer.result.labels.unite(plane, inputs)
-    statistics: list[Layout | None] = [
-        Layout((spread(inputs, made.shape, 0),)) if made.numel() else None for made in call.made[1:]
-    ]
+    statistics: Layouts = [Layout((spread(inputs, made.shape, 0),)) if made.numel() else None for made in call.made[1:]]
     return [Layout((spread(inputs, call.made[0].shape, 1),)), *statistics]
 
 
-def write_back(call: Call) -> list[Layout | None]:
+def write_back(call: Call) -> Layouts:
     """aten.copy_: at the end of a run, functionalize writes changed buffers back."""
     return call.same(call.tracer.layout(call.read[0]))
 
 
-RULES: dict[Any, Callable[[Call], list[Layout | None]]] = {
+RULES: dict[Any, Callable[[Call], Layouts]] = {
     aten.convolution: convolution,
     aten.addmm: matrix_product,
     aten.mm: matrix_product,
     aten.native_batch_norm: batch_norm,
     aten.copy_: write_back,
+    aten.constant_pad_nd: padding,
 }

@@ -1,0 +1,129 @@
+"""The dispatch mode that carries labels through every ATen call; what a call does is in :mod:`.rules`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from greg_compress.wiring import rules
+from greg_compress.wiring.layout import Layout, compact
+from greg_compress.wiring.record import Layer, Operation, Trace
+from greg_compress.wiring.skeleton import BATCH
+
+
+class Tracer(TorchDispatchMode):
+    """Carries labels through every ATen call of one run, by the rules."""
+
+    def __init__(self, result: Trace, count: bool) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.result = result
+        self.count = count
+        self.module = ""
+        # Tensors are held, since the id of a freed one is used again.
+        self._known: dict[int, tuple[Tensor, Layout | None]] = {}
+        # Which convolutions led to a tensor, one bit each; bit 0 is the network's input.
+        self._ancestors: dict[int, int] = {}
+        self._mark = 0
+
+    def remember(self, tensor: Tensor, layout: Layout | None) -> None:
+        # A scalar has no dimension that could be cut: to the rules it is a constant.
+        self._known[id(tensor)] = (tensor, layout if layout and layout.planes else None)
+
+    def remember_input(self, tensor: Tensor) -> None:
+        label = self.result.labels.new(1)
+        self.result.labels.freeze(label, "it is the network's input")
+        self.remember(tensor, Layout((label[0].expand(tensor.shape),)))
+        self._ancestors[id(tensor)] = 1
+
+    def layout(self, tensor: Tensor) -> Layout | None:
+        """How labels lie in `tensor`; None for constants, which carry none."""
+        return self._known.get(id(tensor), (tensor, None))[1]
+
+    @contextmanager
+    def watching(self, bones: nn.Module) -> Iterator[None]:
+        """Know which module an operation is called from."""
+        stack = [""]
+
+        def enter(name: str) -> None:
+            stack.append(name)
+            self.module = name
+            self.result.called.add(name)
+
+        def leave() -> None:
+            stack.pop()
+            self.module = stack[-1]
+
+        handles = []
+        for name, module in bones.named_modules():
+            handles.append(module.register_forward_pre_hook(lambda *_, name=name: enter(name)))
+            handles.append(module.register_forward_hook(lambda *_: leave(), always_call=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        layouts = rules.apply(self, func, args, kwargs, read, made)
+        self._trace_ancestors(read, made)
+        for tensor, layout in zip(made, layouts, strict=True):
+            if layout is not None:
+                layout = Layout(tuple(compact(plane) for plane in layout.planes), layout.origin)
+            self.remember(tensor, layout)
+        self.result.operations.append(
+            Operation(
+                str(func),
+                self.module,
+                tuple(plane for tensor in read for plane in self._planes(tensor)),
+                tuple(self._planes(tensor) for tensor in made),
+            )
+        )
+        return out
+
+    def _planes(self, tensor: Tensor) -> tuple[Tensor, ...]:
+        layout = self.layout(tensor)
+        return layout.planes if layout else ()
+
+    def _trace_ancestors(self, read: list[Tensor], made: list[Tensor]) -> None:
+        mask, self._mark = self._mark, 0
+        for tensor in read:
+            mask |= self._ancestors.get(id(tensor), 0)
+        for tensor in made:
+            self._ancestors[id(tensor)] = mask
+
+    # What the rules report.
+
+    def layer(self, weight: str, made: Tensor, *, convolves: bool, follows: bool = False) -> None:
+        """Record that the layer with parameter `weight` made `made`, with its channels in dimension 1."""
+        layers = self.result.layers
+        layer = layers.setdefault(weight, Layer(weight, self.module, follows=follows))
+        if self.count:
+            layer.positions += made.numel() // made.shape[1] // BATCH
+        if convolves:
+            self._mark = 2 << list(layers).index(weight)
+
+    def unfollowed(self, macs: int) -> None:
+        """Record the multiply-adds of a batch in a call whose channels cannot be followed."""
+        if self.count:
+            counts = self.result.unfollowed
+            counts[self.module] = counts.get(self.module, 0) + macs // BATCH
+
+    def addition(self, left: Tensor, right: Tensor) -> None:
+        """Mark shortcuts: of two paths from one tensor, the convolutions on the one with fewer."""
+        a, b = self._ancestors.get(id(left), 0), self._ancestors.get(id(right), 0)
+        if not a & b:
+            return
+        only_a, only_b = a & ~b, b & ~a
+        fewer = min(only_a, only_b, key=int.bit_count)
+        if only_a.bit_count() != only_b.bit_count():
+            for position, layer in enumerate(self.result.layers.values()):
+                layer.shortcut |= bool(fewer >> position + 1 & 1)
