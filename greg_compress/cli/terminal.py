@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.console import Console, RenderableType
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,11 +26,14 @@ def console(file: IO[str]) -> Console:
     return found if found.is_terminal else Console(file=file, highlight=False, width=PLAIN_WIDTH)
 
 
-class Figures(ProgressColumn):
-    """lambda, weakest ratio, loss, accuracy, speed and time to go: whatever the run has."""
+class Display(Progress):
+    """A bar with pace and time to go, and below it lambda, weakest ratio, loss and accuracy."""
 
-    def render(self, task: Task) -> Text:
-        return Text(task.fields.get("figures", ""))
+    figures = ""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(f"  {self.figures}", style="dim")
 
 
 class Terminal(reporting.Reporter):
@@ -38,15 +41,19 @@ class Terminal(reporting.Reporter):
 
     def __init__(self) -> None:
         self._console = console(sys.stderr)
-        self._live: Progress | None = None
+        self._live: Display | None = None
         self._due = 0.0
         self._pace: tuple[float, int] | None = None
 
     def note(self, text: str) -> None:
-        self._console.print(text, style="dim", markup=False, soft_wrap=True)
+        self._line(text, "dim")
 
     def warn(self, text: str) -> None:
-        self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+        self._line(f"warning: {text}", "yellow")
+
+    def _line(self, text: str, style: str) -> None:
+        """A line of a log is never broken; on a terminal it wraps between words."""
+        self._console.print(text, style=style, markup=False, soft_wrap=not self._console.is_terminal)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._console.print(make_table(columns, rows, title))
@@ -59,27 +66,34 @@ class Terminal(reporting.Reporter):
         progress = read()
         started, first = self._pace = self._pace or (now, progress.iteration)
         speed = (progress.iteration - first) / (now - started) if now > started else 0.0
-        figures = _figures(progress, speed)
+        figures, pace = _figures(progress), _pace(progress, speed)
         if not self._console.is_terminal:
-            text = f"{progress.phase} {progress.iteration}/{progress.total} {figures}"
-            self._console.print(text, markup=False, soft_wrap=True)
+            text = f"{progress.phase} {progress.iteration}/{progress.total}  {figures}  {pace}"
+            self._console.print(text.rstrip(), markup=False, soft_wrap=True)
             return
-        if self._live is None:
-            self._live = Progress(
-                SpinnerColumn(),
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                TextColumn("{task.completed}/{task.total}"),
-                Figures(),
-                console=self._console,
-                transient=True,
-            )
-            self._live.start()
-            self._live.add_task("", total=progress.total)
-        task = self._live.task_ids[0]
-        self._live.update(
-            task, description=progress.phase, completed=progress.iteration, total=progress.total, figures=figures
+        live = self._live = self._live or self._started(progress)
+        live.figures = figures
+        live.update(
+            live.task_ids[0],
+            description=progress.phase,
+            completed=progress.iteration,
+            total=progress.total,
+            pace=pace,
         )
+
+    def _started(self, progress: reporting.Progress) -> Display:
+        live = Display(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total}"),
+            TextColumn("{task.fields[pace]}"),
+            console=self._console,
+            transient=True,
+        )
+        live.start()
+        live.add_task(progress.phase, total=progress.total, pace="")
+        return live
 
     def finish(self) -> None:
         if self._live is not None:
@@ -87,17 +101,19 @@ class Terminal(reporting.Reporter):
         self._live = self._pace = None
 
 
-def _figures(progress: reporting.Progress, speed: float) -> str:
+def _figures(progress: reporting.Progress) -> str:
     parts = []
     if "lambda" in progress.extra:
         parts.append(f"lambda {progress.extra['lambda']:.3g}")
     if "weakest_ratio" in progress.extra:
         parts.append(f"weakest ratio {progress.extra['weakest_ratio']:.3g}")
-    parts += [f"loss {progress.loss:.4f}", f"acc {progress.top1:.2f}%"]
-    if speed > 0:
-        parts.append(f"{speed:.1f} it/s")
-        parts.append(f"ETA {_clock((progress.total - progress.iteration) / speed)}")
-    return "  ".join(parts)
+    return "  ".join([*parts, f"loss {progress.loss:.4f}", f"acc {progress.top1:.2f}%"])
+
+
+def _pace(progress: reporting.Progress, speed: float) -> str:
+    if speed <= 0:
+        return ""
+    return f"{speed:.1f} it/s  ETA {_clock((progress.total - progress.iteration) / speed)}"
 
 
 def _clock(seconds: float) -> str:
