@@ -13,6 +13,8 @@ and exit codes.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -53,4 +55,39 @@ class Interrupted(GregError):
 
     def __init__(self, signal_number: int, hint: str = "") -> None:
         super().__init__("interrupted" + (f"; {hint}" if hint else ""))
+        self.number = signal_number
         self.exit_code = 128 + signal_number
+
+
+@contextmanager
+def input_fault(what: str) -> Iterator[None]:
+    """Whatever breaks in here is the fault of an input: a user's own network, or a damaged file.
+
+    Raises:
+        InputError: `what`, and the first line of what was raised. Our own errors and a lack of memory pass.
+    """
+    try:
+        yield
+    except GregError:
+        raise
+    except (Exception, SystemExit) as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{what} ({first_line(error)})") from error
+
+
+def first_line(error: BaseException) -> str:
+    """The kind of an error and the first line that it says."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """torch raises its own class on a device, and a RuntimeError on the CPU."""
+    said = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or "OutOfMemory" in type(error).__name__
+        or "can't allocate memory" in said
+        or "not enough memory" in said
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from greg_compress.long_run import normalization_of, require_fit
+from greg_compress.fit import normalization_of, require_fit
 from greg_compress.options import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.deploy import latency, onnx_file
-from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.errors import CheckFailed, InputError, RequestError
 from greg_compress.options import ExportOptions, ModelOptions, Output
 from greg_compress.reporting import Reporter
+from greg_compress.sources.specs import is_architecture
 from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.whole_files import written_whole
@@ -29,7 +30,7 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
     opened = open_model(model.model, model.arch, model.input_shape)
     baseline = _baseline(model, options, opened)
     _say(opened, model.model, ui)
-    with written_whole(output.path) as path, tempfile.TemporaryDirectory() as folder:
+    with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
         ready, flushed = onnx_file.flushed(opened.model)
         ui.note("exporting")
         onnx_file.write(ready, opened.state.input_shape, path, options.opset)
@@ -70,7 +71,12 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
 def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Opened | None:
     if options.baseline is None:
         return None
-    baseline = open_model(options.baseline, model.arch)
+    try:
+        baseline = open_model(options.baseline)
+    except InputError:
+        if model.arch is None or is_architecture(model.model) or is_architecture(options.baseline):
+            raise
+        baseline = open_model(options.baseline, model.arch)  # a network of the same file, which has moved
     if baseline.state.input_shape != opened.state.input_shape:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline

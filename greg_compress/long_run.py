@@ -6,31 +6,31 @@ what is saved is always a whole position. Start reading at :func:`run`.
 
 from __future__ import annotations
 
-import signal
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
 from torch import nn
 
-from greg_compress.errors import InputError, Interrupted, RequestError
+from greg_compress.errors import GregError, InputError, Interrupted, RequestError, input_fault
+from greg_compress.fit import normalization_of, require_fit
 from greg_compress.options import Output, TrainingOptions
 from greg_compress.reporting import Reporter
-from greg_compress.sources.data import Dataset, Normalization, Part, load_data
+from greg_compress.sources.data import Dataset, Part, load_data
 from greg_compress.sources.specs import Architecture
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, network, weights_of
+from greg_compress.stop_signals import StopSignals
 from greg_compress.training import numerics
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Regularizer, Settings
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
-from greg_compress.wiring.skeleton import output_shapes, skeleton
 
 
 @dataclass(frozen=True)
@@ -49,31 +49,6 @@ class Job:
     regularizer: Callable[[nn.Module, State, int], tuple[Regularizer, int]] | None = None
     """From network, state and steps per epoch: the regularizer and the iterations of its run."""
     named: Architecture | None = None
-
-
-class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag; a second signal does what it always did."""
-
-    def __enter__(self) -> StopSignals:
-        self.number: int | None = None
-        self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _hear(self, number: int, _frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
-
-    def __exit__(self, *_: object) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raise Interrupted when a signal was heard."""
-        if self.number is not None:
-            raise Interrupted(self.number)
 
 
 @dataclass
@@ -108,7 +83,7 @@ class Work:
             "digest": self.opened.digest,
             "clock": {"seconds": self.elapsed()},
         }
-        files.save(state, self.job.output.partial)
+        files.save(state, self.job.output.partial, replace=True)
         state.run = None
 
     def finish(self, after: float) -> dict[str, Any]:
@@ -136,7 +111,7 @@ class Work:
                 seconds=self.elapsed(),
             ),
         ]
-        files.save(state, job.output.path)
+        files.save(state, job.output.path, replace=job.output.force)
         job.output.partial.unlink(missing_ok=True)
         return {**metrics, "seconds": self.elapsed()}
 
@@ -168,13 +143,16 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
             after = work.evaluate(data.test, stop.check)
         except Interrupted as interrupted:
             work.save_partial()
-            number = stop.number or signal.SIGINT
-            raise Interrupted(
-                number, f"repeat the command with --resume to go on from {job.output.partial}"
-            ) from interrupted
+            hint = f"repeat the command with --resume to go on from {job.output.partial}"
+            raise Interrupted(interrupted.number, hint) from interrupted
         finally:
             ui.finish()
-        return work.finish(after)
+        try:
+            return work.finish(after)
+        except GregError:
+            with contextlib.suppress(GregError):
+                work.save_partial()  # OUT could not be written: the work is not lost
+            raise
 
 
 def _finished_already(job: Job) -> dict[str, Any] | None:
@@ -184,10 +162,13 @@ def _finished_already(job: Job) -> dict[str, Any] | None:
     state, _ = files.load(output.path)
     last = state.history[-1] if state.history else {}
     if last.get("command") != job.command or last.get("options") != job.recorded:
+        if output.force:
+            return None
         raise RequestError(f"{output.path} exists, made by another command or other options; choose another -o")
     output.partial.unlink(missing_ok=True)
-    metrics = {name: value for name, value in last["metrics"].items() if name != "log"}
-    return {**metrics, "seconds": last["clock"]["seconds"]}
+    with input_fault(f"{output.path} is damaged"):
+        metrics = {name: value for name, value in last["metrics"].items() if name != "log"}
+        return {**metrics, "seconds": last["clock"]["seconds"]}
 
 
 def _work(job: Job, data: Dataset, ui: Reporter) -> Work:
@@ -205,8 +186,9 @@ def _work(job: Job, data: Dataset, ui: Reporter) -> Work:
     loop = _loop(job, opened, data, device)
     work = Work(job, opened, loop, device, None, 0.0, time.monotonic())
     if saved is not None:
-        loop.load_state_dict(saved["loop"])
-        work.before, work.seconds = saved["top1_before"], saved["clock"]["seconds"]
+        with input_fault(f"{job.output.partial} is damaged; begin anew with --force"):
+            loop.load_state_dict(saved["loop"])
+            work.before, work.seconds = saved["top1_before"], float(saved["clock"]["seconds"])
         ui.note(f"going on from iteration {loop.iteration} of {job.output.partial}")
     return work
 
@@ -218,47 +200,15 @@ def _reopen(job: Job) -> tuple[Opened, dict[str, Any]]:
     if saved is None:
         raise InputError(f"{path} holds no unfinished work")
     state.run = None
-    if saved["command"] != job.command:
-        raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}")
-    changed = sorted(
-        name
-        for name in saved["options"].keys() | job.recorded.keys()
-        if saved["options"].get(name) != job.recorded.get(name)
-    )
-    if changed:
-        was = ", ".join(f"{name} {saved['options'].get(name)}" for name in changed)
-        raise RequestError(f"{path} was begun with other options ({was}); repeat them, or begin anew with --force")
-    return Opened(network(state, job.named, str(path)), state, saved["digest"]), saved
-
-
-def require_fit(opened: Opened, data: Dataset) -> None:
-    """Refuse data that do not fit the network.
-
-    Raises:
-        RequestError: images of another shape, or another number of classes.
-    """
-    state = opened.state
-    if data.input_shape != state.input_shape:
-        raise RequestError(
-            f"{data.name} has images of {_by(data.input_shape)}, but the network takes {_by(state.input_shape)};"
-            " see --arch-arg and --input-shape"
-        )
-    for shape in output_shapes(skeleton(opened.model), state.input_shape):
-        if len(shape) == 2 and shape[1] != data.classes:
-            raise RequestError(
-                f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"
-                f" see --arch-arg num_classes={data.classes}"
-            )
-
-
-def normalization_of(state: State) -> Normalization:
-    """How this network's inputs are normalised."""
-    assert state.normalization is not None
-    recorded = state.normalization
-    try:
-        return Normalization(float(recorded["scale"]), tuple(recorded["mean"]), tuple(recorded["std"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"the state's normalisation is damaged ({error})") from error
+    with input_fault(f"{path} is damaged; begin anew with --force"):
+        if saved["command"] != job.command:
+            raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}")
+        before = saved["options"]
+        changed = sorted(n for n in before.keys() | job.recorded.keys() if before.get(n) != job.recorded.get(n))
+        if changed:
+            was = ", ".join(f"{name} {before.get(name)}" for name in changed)
+            raise RequestError(f"{path} was begun with other options ({was}); repeat them, or begin anew with --force")
+        return Opened(network(state, job.named, str(path)), state, saved["digest"]), saved
 
 
 def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> Loop:
@@ -290,7 +240,3 @@ def _split(part: Part, options: TrainingOptions) -> tuple[Part, Part | None]:
         return part, None
     order = torch.randperm(len(part), generator=generator(options.seed, "validation"))
     return part.select(order[count:].sort().values), part.select(order[:count].sort().values)
-
-
-def _by(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

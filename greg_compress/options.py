@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -97,19 +98,23 @@ class TrainingOptions:
     download: bool = False
 
     def __post_init__(self) -> None:
-        positive = {"lr": self.lr, "batch-size": self.batch_size, "save-every": self.save_every}
-        optional = {"epochs": self.epochs, "iterations": self.iterations}
-        positive |= {name: value for name, value in optional.items() if value is not None}
-        for name, value in positive.items():
-            if not 0 < value < float("inf"):
-                raise RequestError(f"--{name} must be above 0, not {value:g}")
+        _require_between("lr", self.lr, 0, 1e6)
+        _require_between("batch-size", self.batch_size, 0, MANY)
+        _require_between("save-every", self.save_every, 0, MANY)
+        _require_between("epochs", self.epochs, 0, MANY)
+        _require_between("iterations", self.iterations, 0, MANY)
+        _require_between("warmup", self.warmup, -1, MANY)
+        _require_between("seed", self.seed, -1, 2**63)
         if self.epochs is not None and self.iterations is not None:
             raise RequestError("give --epochs or --iterations, not both")
-        if not 0 <= self.val_fraction < 1:
-            raise RequestError(f"--val-fraction must be at least 0 and below 1, not {self.val_fraction:g}")
-        for name, value in {"momentum": self.momentum, "weight-decay": self.weight_decay}.items():
+        for name, value in {
+            "val-fraction": self.val_fraction,
+            "momentum": self.momentum,
+            "weight-decay": self.weight_decay,
+        }.items():
             if not 0 <= value < 1:
                 raise RequestError(f"--{name} must be at least 0 and below 1, not {value:g}")
+        require_device(self.device)
 
     def total(self, steps_per_epoch: int) -> int:
         """Iterations of the whole run."""
@@ -132,17 +137,11 @@ class PenaltyOptions:
     penalize: Penalize | None = None
 
     def __post_init__(self) -> None:
-        values = {
-            "ceiling": self.ceiling,
-            "delta": self.delta,
-            "update-every": self.update_every,
-            "stop-ratio": self.stop_ratio,
-        }
-        for name, value in values.items():
-            if value is not None and not 0 < value < float("inf"):
-                raise RequestError(f"--{name} must be above 0, not {value:g}")
-        if self.stabilize is not None and self.stabilize < 0:
-            raise RequestError(f"--stabilize must be at least 0, not {self.stabilize}")
+        _require_between("ceiling", self.ceiling, 0, 1e6)
+        _require_between("delta", self.delta, 1e-12, 1e6)
+        _require_between("update-every", self.update_every, 0, MANY)
+        _require_between("stabilize", self.stabilize, -1, MANY)
+        _require_between("stop-ratio", self.stop_ratio, 0, 1e12)
 
 
 @dataclass(frozen=True)
@@ -156,6 +155,24 @@ class ExportOptions:
     tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
-        for name, value in {"threads": self.threads, "runs": self.runs, "tolerance": self.tolerance}.items():
-            if not value > 0:
-                raise RequestError(f"--{name} must be above 0, not {value:g}")
+        _require_between("threads", self.threads, 0, 1025)
+        _require_between("runs", self.runs, 0, 10**7)
+        _require_between("tolerance", self.tolerance, 0, 1)
+        if self.opset is not None and not OLDEST_OPSET <= self.opset < 100:
+            raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
+
+
+MANY = 10**9
+OLDEST_OPSET = 18
+"""The dynamo exporter's own; older ones need a conversion that it does not always manage."""
+
+
+def require_device(name: str) -> None:
+    """Raise RequestError unless `name` is auto, cpu, cuda or cuda:N."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", name):
+        raise RequestError(f"--device {name}: write auto, cpu, cuda or cuda:N")
+
+
+def _require_between(name: str, value: float | None, above: float, below: float) -> None:
+    if value is not None and not above < value < below:
+        raise RequestError(f"--{name} {str(value)[:20]}: it must be above {above:g} and below {below:g}")

@@ -14,7 +14,7 @@ from greg_compress.options import ModelOptions, Output, Selection
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import Plan, plan_from_json
+from greg_compress.selection.plan import Plan, picks_from_json
 from greg_compress.selection.resolve import resolve
 from greg_compress.state import files, history
 from greg_compress.state.format import State
@@ -71,7 +71,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     state = _pruned(opened, small, shapes, plan)
     state.history = [*state.history, _entry(model, selection, opened, report)]
     _require_rebuilt(small, state, model)
-    files.save(state, output.path)
+    files.save(state, output.path, replace=output.force)
     return report
 
 
@@ -81,7 +81,7 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
         if selection is None:
             raise RequestError(f"{path} is {opened.state.stage} and carries no picks; say what to prune with --ratios")
         return choose(opened.model, wiring, selection), None
-    plan = plan_from_json(opened.state.plan or {}, wiring)
+    plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
         wanted = resolve(selection.ratios, selection.skip, wiring, opened.model)
         counts, picked = ({name: share.kept for name, share in p.shares.items()} for p in (wanted, plan))

@@ -8,11 +8,12 @@ from torch import nn
 
 from greg_compress import long_run, penalty
 from greg_compress.errors import InputError, RequestError
+from greg_compress.fit import require_fit
 from greg_compress.options import ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import Plan, plan_from_json
+from greg_compress.selection.plan import Plan, picks_from_json
 from greg_compress.sources.data import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
@@ -38,14 +39,14 @@ def run(
             raise InputError(f"{model.model} is regularized already; next: greg prune {model.model}")
         if opened.untrained:
             ui.warn(f"{model.model} has no trained weights")
-        long_run.require_fit(opened, data)
+        require_fit(opened, data)
         wiring = prunable_wiring(opened.model, opened.state.input_shape)
         opened.state.plan = choose(opened.model, wiring, selection).to_json()
         return opened
 
     def regularizer(network: nn.Module, state: State, steps_per_epoch: int) -> tuple[Regularizer, int]:
         wiring = prunable_wiring(network, state.input_shape)
-        plan = plan_from_json(state.plan or {}, wiring)
+        plan = picks_from_json(state.plan, wiring)
         schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
         if schedule.iterations < 1:
             raise RequestError("--ceiling and --delta leave no iteration")

@@ -5,8 +5,9 @@ No torch here: an output that exists is said before anything is loaded.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,69 +17,88 @@ from greg_compress.options import Output
 
 
 @contextmanager
-def written_whole(target: Path) -> Iterator[Path]:
+def written_whole(target: Path, *, replace: bool) -> Iterator[Path]:
     """Give a temporary path beside `target`, which takes its place when the block ends well.
 
+    Args:
+        replace: whether a file that is there by then gives way.
+
     Raises:
+        RequestError: a file has appeared there meanwhile.
         GregError: the target cannot be written. Nothing is left behind on any failure.
     """
-    temporary = _temporary(target)
+    target = Path(os.path.realpath(target))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        _create(temporary, target)
         yield temporary
-        _make_durable(temporary)
-        os.replace(temporary, target)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        _publish(temporary, target, replace)
     except OSError as error:
-        reason = error.strerror or error
-        raise GregError(f"{target} could not be written ({reason}); nothing was left there") from error
+        raise GregError(f"{target} could not be written ({error.strerror or error}); nothing was left there") from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _temporary(target: Path) -> Path:
+def _create(temporary: Path, target: Path) -> None:
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-        os.close(handle)
+        temporary.touch(exist_ok=False)
     except OSError as error:
-        reason = error.strerror or error
-        raise GregError(f"{target} cannot be written ({reason}); choose another -o") from error
-    return Path(name)
+        raise GregError(f"{target} cannot be written ({error.strerror or error}); choose another -o") from error
 
 
-def _make_durable(path: Path) -> None:
-    """Flush to disk, with the permissions that an ordinary new file would have (mkstemp gives 0600)."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+def _publish(temporary: Path, target: Path, replace: bool) -> None:
+    if not replace:
+        try:
+            target.hardlink_to(temporary)  # unlike a rename, this refuses a file that is there
+            return
+        except FileExistsError:
+            raise RequestError(f"{target} has appeared meanwhile and was left alone; choose another -o") from None
+        except OSError:
+            pass  # a file system without hard links
+    os.replace(temporary, target)
 
 
-def require_free(output: Output) -> None:
+def require_free(output: Output, *, resumable: bool) -> None:
     """Refuse an output that exists or that unfinished work is waiting for, and one that cannot be written.
 
     Raises:
         RequestError: OUT or OUT.partial exists and neither --force nor --resume says what to do.
         GregError: the folder is missing or not writable.
     """
-    if output.path.is_dir():
-        raise RequestError(f"{output.path} is a directory; name a file with -o")
-    if output.path.exists() and not (output.force or output.resume):
-        raise RequestError(f"{output.path} exists; add --force to replace it, or choose another -o")
-    if output.partial.exists() and not (output.force or output.resume):
-        raise RequestError(f"{output.partial} holds unfinished work; add --resume to go on, or --force to begin anew")
-    _temporary(output.path).unlink()
+    path, partial = output.path, output.partial
+    for special in (path, partial):
+        if special.exists() and not special.is_file():
+            raise RequestError(f"{special} is no ordinary file; name one with -o")
+    if os.path.lexists(path) and not (output.force or output.resume):
+        raise RequestError(f"{path} exists; add --force to replace it, or choose another -o")
+    if resumable and partial.exists() and not (output.force or output.resume):
+        raise RequestError(f"{partial} holds unfinished work; add --resume to go on, or --force to begin anew")
+    target = Path(os.path.realpath(path))
+    probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        _create(probe, path)
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 def require_file(path: Path) -> None:
     """Refuse an input that is not there.
 
     Raises:
-        InputError: missing, or a directory.
+        InputError: missing, a directory, or nothing that ends (a pipe, a device).
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a directory, not a state file")
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
+    try:
+        if path.is_dir():
+            raise InputError(f"{path} is a directory, not a state file")
+        if not path.exists():
+            raise InputError(f"{path} does not exist")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    if not path.is_file():
+        raise InputError(f"{path} is no ordinary file")
 
 
 def require_free_folder(folder: Path, force: bool) -> None:

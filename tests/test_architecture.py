@@ -33,11 +33,13 @@ ALLOWED: dict[str, set[str]] = {
     "state": {"errors", "whole_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.data"},
     "deploy": {"errors"},
-    "long_run": {*WORDS, "sources", "state", "training", "wiring.skeleton"},
+    "stop_signals": {"errors"},
+    "fit": {"errors", "sources", "state", "wiring.skeleton"},
+    "long_run": {*WORDS, "fit", "stop_signals", "sources", "state", "training"},
     "cli": {*WORDS, *STAGES, "demo", "selection.ratios", "sources.specs"},
     "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs"},
     **{
-        stage: {*WORDS, "recording", "long_run", "wiring", "surgery", "criteria", "cost", "selection", "penalty"}
+        stage: {*WORDS, "recording", "long_run", "fit", "wiring", "surgery", "criteria", "cost", "selection", "penalty"}
         | {"sources", "state", "training", "deploy"}
         for stage in STAGES
     },

@@ -37,7 +37,7 @@ ONE_SHOT = ("prune", DIGITS, "--ratios", "0.5")
         (("finetune", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "use greg train"),
         (("evaluate", DIGITS, "--data", "cifar"), 2, "unknown; write digits"),
         (("evaluate", DIGITS, "--data", "fashion-mnist:nowhere"), 4, "cannot be read below nowhere"),
-        (("evaluate", DIGITS, "--data", "digits", "--device", "tpu9"), 2, "is not usable here"),
+        (("evaluate", DIGITS, "--data", "digits", "--device", "tpu9"), 2, "write auto, cpu"),
         (("evaluate", "torchvision:resnet18", "--input-shape", "1,8,8", "--data", "digits"), 4, "does not run with"),
         (("evaluate", "torchvision:resnet18", "--data", "digits"), 2, "images of 1x8x8, but the network takes"),
         (("train", "--data", "digits", "-o", "o.pt"), 2, "say what to train"),
@@ -47,10 +47,10 @@ ONE_SHOT = ("prune", DIGITS, "--ratios", "0.5")
              "--data", "digits", "-o", "o.pt"), 2, "10 classes, but the network has 9 outputs",
         ),
         (("train", DIGITS, "--data", "digits", "--epochs", "1", "--iterations", "2", "-o", "o.pt"), 2, "not both"),
-        (("train", DIGITS, "--data", "digits", "--lr", "nan", "-o", "o.pt"), 2, "--lr must be above 0"),
+        (("train", DIGITS, "--data", "digits", "--lr", "nan", "-o", "o.pt"), 2, "--lr nan: it must be above 0"),
         (("regularize", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "with --ratios"),
         (("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--delta", "0", "-o", "o.pt"), 2, "--delta"),
-        (("export", DIGITS, "-o", "o.onnx", "--opset", "5"), 2, "--opset 5: write one from 18"),
+        (("export", DIGITS, "-o", "o.onnx", "--opset", "5"), 2, "--opset 5: write 18 or a newer one"),
         (("export", DIGITS, "-o", "o.onnx", "--baseline", "none.pt"), 4, "none.pt does not exist"),
         (("demo", ROOT), 2, "is not empty"),
     ],
@@ -144,6 +144,85 @@ def test_a_networks_own_prints_stay_off_stdout(greg: Greg, tmp_path: Path) -> No
     assert ran.json["params"] > 0
     assert "hello" in ran.err
     assert "no trained weights" in ran.err
+
+
+NETWORK = """
+import sys, torch
+from torch import nn
+class Net(nn.Module):
+    input_shape = (1, 8, 8)
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(64, 10)
+    def forward(self, x):
+        return self.fc(self.b(self.a(x).relu()).flatten(1))
+class Nan(Net):
+    def forward(self, x): return super().forward(x) * float("nan")
+class Quits(Net):
+    def forward(self, x): sys.exit(0)
+class Raises(Net):
+    def __init__(self): raise ValueError("no luck")
+class Pair(Net):
+    def forward(self, x): return super().forward(x), x
+class RealOnly(Net):
+    def forward(self, x):
+        if x.device.type != "meta": raise KeyError("real")
+        return super().forward(x)
+class Double(Net):
+    def __init__(self): super().__init__(); self.double()
+class Lock(Net):
+    def __init__(self):
+        super().__init__()
+        import threading
+        self.lock = threading.Lock()
+class Shape(Net):
+    input_shape = "abc"
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("export", "n.py:Nan", "-o", "o.onnx"), 1, "not finite"),
+        (("prune", "n.py:Nan", "--ratios", "0.5", "-o", "o.pt"), 3, "self-check failed"),
+        (("analyze", "n.py:Quits"), 4, "SystemExit"),
+        (("analyze", "n.py:Raises"), 4, "cannot be built (ValueError: no luck)"),
+        (("analyze", "n.py:Lock"), 4, "cannot be copied"),
+        (("analyze", "n.py:Shape"), 4, "input_shape that is no shape"),
+        (("train", "--arch", "n.py:Pair", "--data", "digits", "-o", "o.pt"), 2, "returns tuple"),
+        (("train", "--arch", "n.py:Nan", "--data", "digits", "-o", "o.pt"), 1, "not finite"),
+        (("evaluate", "n.py:RealOnly", "--data", "digits"), 4, "fails on these images (KeyError"),
+        (("export", "n.py:RealOnly", "-o", "o.onnx"), 1, "cannot be exported"),
+        (("evaluate", "n.py:Double", "--data", "digits"), 4, "fails on these images"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_networks_that_misbehave_are_one_line(
+    greg: Greg, tmp_path: Path, words: tuple[object, ...], code: int, said: str
+) -> None:
+    (tmp_path / "n.py").write_text(NETWORK)
+    ran = greg(*words, "--json")
+    assert ran.code == code
+    assert said in ran.error()
+    assert (ran.out != "") == (code == 3)
+    if ran.out:
+        assert "Infinity" not in ran.out
+        assert ran.json["passed"] is False
+    assert not {path.name for path in tmp_path.iterdir()} & {"o.pt", "o.onnx"}
+
+
+def test_special_files_are_not_replaced_even_by_force(greg: Greg, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    ran = greg(*ONE_SHOT, "-o", "pipe", "--force")
+    assert (ran.code, (tmp_path / "pipe").is_fifo()) == (2, True)
+    assert "no ordinary file" in ran.error()
+    assert greg("analyze", "pipe").code == 4
+
+
+def test_a_baseline_may_be_another_network(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "n.py").write_text(NETWORK)
+    ran = greg("export", "n.py:Net", "--baseline", DIGITS, "--runs", "3", "-o", "o.onnx", "--json")
+    assert ran.json["macs_speedup"] > 1
 
 
 def test_stage_by_stage_with_its_own_rules(greg: Greg, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from greg_compress.cost import layer_macs
 from greg_compress.errors import CheckFailed, InputError, RequestError
 from greg_compress.options import Selection
 from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import Plan, Share, plan_from_json
+from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.selection.ratios import parse_ratios, units_to_remove
 from greg_compress.selection.resolve import resolve
 from greg_compress.surgery.effect import cost_after, cost_of
@@ -101,13 +101,16 @@ def test_plans_that_do_nothing_are_errors() -> None:
 
 def test_plans_survive_json_and_refuse_other_networks() -> None:
     wiring = find_groups(Chain(), INPUT)
-    plan = Plan({"a": Share(6, 4, (0, 5)), "b": Share(5, 4)})
-    assert plan_from_json(plan.to_json(), wiring) == plan
-    with pytest.raises(InputError, match="does not fit"):
-        plan_from_json(plan.to_json(), find_groups(Grouped(), INPUT))
-    for removed in ([0], [0, 0], [0, 6], [-1, 2]):
+    plan = Plan({"a": Share(6, 4, (0, 5)), "b": Share(5, 4, (2,))})
+    assert picks_from_json(plan.to_json(), wiring) == plan
+    with pytest.raises(InputError, match="do not fit"):
+        picks_from_json(plan.to_json(), find_groups(Grouped(), INPUT))
+    for removed in ([0], [0, 0], [0, 6], [-1, 2], [0, 1.0]):
         with pytest.raises(InputError, match="do not leave 4 of 6"):
-            plan_from_json({"a": {"channels": 6, "kept": 4, "removed": removed}}, wiring)
+            picks_from_json({"a": {"channels": 6, "kept": 4, "removed": removed}}, wiring)
+    for broken in (None, {}, {"a": None}, {"a": {}}, {"a": {"channels": 6, "kept": 4, "removed": None}}, {"a": 3}):
+        with pytest.raises(InputError, match="damaged"):
+            picks_from_json(broken, wiring)
 
 
 PAPER = [

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import greg_compress
-from greg_compress.errors import GregError, InputError
+from greg_compress.errors import GregError, InputError, RequestError
 from greg_compress.state import files
 from greg_compress.state.models import open_model
 from greg_compress.whole_files import written_whole
@@ -64,7 +64,7 @@ def test_a_pruned_network_gives_the_same_outputs_in_a_new_process(greg: Callable
 
 def test_saving_what_was_loaded_changes_nothing(tmp_path: Path) -> None:
     state, _ = files.load(DIGITS)
-    files.save(state, tmp_path / "again.pt")
+    files.save(state, tmp_path / "again.pt", replace=False)
     again, _ = files.load(tmp_path / "again.pt")
     assert all(torch.equal(again.weights[name], tensor) for name, tensor in state.weights.items())
     assert (again.history, again.architecture) == (state.history, state.architecture)
@@ -113,6 +113,14 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
         (lambda d: d["architecture"].update(sha256="0" * 64), "name it with --arch"),
         (lambda d: d["architecture"].update(surprise=1), "damaged"),
         (lambda d: d.update(run={"loop": {}}), "unfinished work"),
+        (lambda d: d["architecture"].update(spec=5), "damaged"),
+        (lambda d: d["architecture"].update(spec="torchvision:nothing"), "has no model"),
+        (lambda d: d["architecture"].update(spec="torchvision:resnet18"), "refuses its arguments"),
+        (lambda d: d["architecture"]["kwargs"].update(width="x"), "cannot be built|refuses its arguments"),
+        (lambda d: d.update(version=torch.zeros(3)), "format version"),
+        (lambda d: d.update(input_shape=[float("inf")]), "damaged"),
+        (lambda d: d.update(history=[3]), "history is not a list of commands"),
+        (lambda d: d["weights"].update({3: torch.zeros(1)}), "not all tensors"),
     ],
 )
 def test_a_state_that_does_not_hold_together_says_why(
@@ -135,16 +143,24 @@ def test_missing_files_and_folders_say_so(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     target = tmp_path / "out.pt"
     target.write_text("old")
-    with pytest.raises(GregError, match="could not be written"), written_whole(target):
+    with pytest.raises(GregError, match="could not be written"), written_whole(target, replace=True):
         raise OSError(28, "No space left on device")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
-    with pytest.raises(KeyboardInterrupt), written_whole(target):
+    with pytest.raises(KeyboardInterrupt), written_whole(target, replace=True):
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == [target]
-    with written_whole(target) as temporary:
+    with written_whole(target, replace=True) as temporary:
         temporary.write_text("new")
     assert target.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_file_that_appears_during_a_run_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "out.pt"
+    with pytest.raises(RequestError, match="has appeared meanwhile"), written_whole(target, replace=False):
+        target.write_text("theirs")
+    assert target.read_text() == "theirs"
     assert list(tmp_path.iterdir()) == [target]
 
 

@@ -76,7 +76,7 @@ def trainable_options(
 
 
 def _model_options(model: str, arch: Architecture | None, input_shape: str | None) -> ModelOptions:
-    return ModelOptions(model, arch, parse_input_shape(input_shape) if input_shape else None)
+    return ModelOptions(model, arch, None if input_shape is None else parse_input_shape(input_shape))
 
 
 def selection(
@@ -98,7 +98,9 @@ def selection(
 def output(
     out: Annotated[Path, Option("-o", "--out", metavar="OUT", help="The file to write.")], force: Force = False
 ) -> Output:
-    return _free(Output(out, force))
+    found = Output(out, force)
+    require_free(found, resumable=False)
+    return found
 
 
 def resumable_output(
@@ -106,12 +108,9 @@ def resumable_output(
     force: Force = False,
     resume: Annotated[bool, Option("--resume", help="Go on from OUT.partial, if there is one.")] = False,
 ) -> Output:
-    return _free(Output(out, force, resume))
-
-
-def _free(output: Output) -> Output:
-    require_free(output)
-    return output
+    found = Output(out, force, resume)
+    require_free(found, resumable=True)
+    return found
 
 
 def training_options(

@@ -6,18 +6,24 @@ interrupted. Errors are one line on stderr. Only a bug of ours keeps its traceba
 
 from __future__ import annotations
 
+import contextlib
+import os
+import re
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from greg_compress.errors import GregError
+from greg_compress.errors import GregError, is_out_of_memory
+
+ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
 class Boundary(TyperGroup):
@@ -25,9 +31,17 @@ class Boundary(TyperGroup):
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False  # typer would print errors its own way
+        _open_streams()
         heard = Heard()
         code = _exit_code(lambda: super(Boundary, self).main(*args, **kwargs), heard)
         sys.exit(code)
+
+
+def _open_streams() -> None:
+    """A script may close stdout or stderr (`>&-`); what would go there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open for as long as we run)
 
 
 class Signalled(BaseException):
@@ -59,7 +73,7 @@ def _exit_code(run: Callable[[], Any], heard: Heard) -> int:
             return _say(str(error), error.exit_code)
     except TyperException as error:
         return _say(f"{error.format_message()} (see --help)", 2)
-    except (Exception, Signalled) as error:
+    except (Exception, SystemExit, Signalled) as error:
         if heard.number is None:
             return _unexpected(error)
     else:
@@ -71,21 +85,16 @@ def _unexpected(error: BaseException) -> int:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
         return _say(f"{where}{error.strerror or error}", 1)
-    if _out_of_memory(error):
+    if is_out_of_memory(error):
         return _say("out of memory; try a smaller --batch-size or network", 1)
+    if isinstance(error, SystemExit):
+        return _say("stopped early: the output was closed, or something called sys.exit", 1)
     traceback.print_exception(error)
     return _say(f"internal error, please report it with the lines above ({type(error).__name__})", 1)
 
 
-def _out_of_memory(error: BaseException) -> bool:
-    """torch raises its own class on a device, and a RuntimeError on the CPU."""
-    return (
-        isinstance(error, MemoryError)
-        or "OutOfMemory" in type(error).__name__
-        or ("can't allocate memory" in str(error) or "not enough memory" in str(error))
-    )
-
-
 def _say(text: str, code: int) -> int:
-    print("greg: " + " ".join(text.split()), file=sys.stderr)
+    line = " ".join(ANSI.sub("", text).split())
+    with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
+        print(f"greg: {line}", file=sys.stderr, flush=True)
     return code

@@ -24,6 +24,7 @@ from greg_compress.options import (
     PenaltyOptions,
     Selection,
     TrainingOptions,
+    require_device,
 )
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
@@ -31,7 +32,7 @@ from greg_compress.whole_files import require_free_folder
 
 app = Typer(
     cls=Boundary,
-    no_args_is_help=True,
+    no_args_is_help=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -158,6 +159,7 @@ def finetune(
 def evaluate(model: Model, data: Data, device: Device = "auto", download: Download = False, json: Json = False) -> None:
     """Measure top-1, top-5 and loss on the test images."""
     spec = parse_data(data)
+    require_device(device)
     with _printed(json, "accuracy") as (print_result, ui):
         from greg_compress import evaluate as stage
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
     stdout = sys.stdout
 
     def print_json(document: Result) -> None:
-        stdout.write(json.dumps(document, indent=2) + "\n")
+        stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
         stdout.flush()
 
     def print_result(result: Result) -> None:
@@ -41,6 +42,15 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
         if as_json:
             print_json({**(failure.report or {}), "passed": False, "reason": str(failure)})
         raise
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows neither NaN nor infinity: what has no measure is null."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def training(out: Console, result: Result) -> None:

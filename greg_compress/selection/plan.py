@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greg_compress.errors import CheckFailed, InputError
+from greg_compress.errors import CheckFailed, InputError, input_fault
 from greg_compress.wiring.groups import Group, Wiring
 
 
@@ -31,10 +31,6 @@ class Plan:
     """Group name -> share, for the groups that lose units, in order of execution."""
 
     shares: Mapping[str, Share]
-
-    @property
-    def decided(self) -> bool:
-        return all(share.removed is not None for share in self.shares.values())
 
     def decide(self, scores: Mapping[str, Tensor]) -> Plan:
         """Pick the units with the least scores; of equals the first goes first (stable)."""
@@ -68,25 +64,31 @@ class Plan:
         }
 
 
-def plan_from_json(data: Mapping[str, Any], wiring: Wiring) -> Plan:
-    """Read a plan back, against the network that it was made for.
+def picks_from_json(data: Mapping[str, Any] | None, wiring: Wiring) -> Plan:
+    """Read a decided plan back, against the network that it was made for.
 
     Raises:
-        InputError: it names a group that the network lacks, or other counts than the network's.
+        InputError: it is empty or undecided, or does not fit the network.
     """
     groups = {group.name: group for group in wiring.groups}
-    shares = {}
-    for name, entry in data.items():
-        channels, kept, removed = entry["channels"], entry["kept"], entry["removed"]
-        if name not in groups or groups[name].channels != channels:
-            raise InputError(f"the plan does not fit the network: group {name!r} of {channels} units is not there")
-        if removed is not None and not (
-            len(set(removed)) == len(removed) == channels - kept > 0
-            and all(isinstance(unit, int) and 0 <= unit < channels for unit in removed)
-        ):
-            raise InputError(f"the plan's picks for group {name!r} do not leave {kept} of {channels} units")
-        shares[name] = Share(channels, kept, None if removed is None else tuple(removed))
-    return Plan(shares)
+    if not data:
+        raise InputError("the state is damaged: it holds no picks")
+    with input_fault("the state's picks are damaged"):
+        return Plan({name: _share(name, entry, groups) for name, entry in data.items()})
+
+
+def _share(name: str, entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Share:
+    channels, kept, removed = entry["channels"], entry["kept"], entry["removed"]
+    if name not in groups or groups[name].channels != channels or groups[name].frozen:
+        raise InputError(f"the picks do not fit the network: group {name!r} of {channels} free units is not there")
+    if not (
+        type(kept) is int
+        and len(set(removed)) == len(removed) == channels - kept
+        and 0 < kept < channels
+        and all(type(unit) is int and 0 <= unit < channels for unit in removed)
+    ):
+        raise InputError(f"the picks for group {name!r} do not leave {kept} of {channels} units")
+    return Share(channels, kept, tuple(removed))
 
 
 def require_effect(plan: Plan, wiring: Wiring) -> None:
@@ -99,4 +101,4 @@ def require_effect(plan: Plan, wiring: Wiring) -> None:
         return
     if all(group.reason or group.channels == 1 for group in wiring.groups):
         raise CheckFailed("nothing can be pruned: every group is frozen or coupled; `greg analyze` lists the reasons")
-    raise CheckFailed("this selection removes nothing; raise --ratios")
+    raise CheckFailed("this selection removes nothing from any group that could lose units; see --ratios and --skip")

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from greg_compress.errors import InputError
+from greg_compress.errors import InputError, first_line
 from greg_compress.sources.specs import DataSpec
 
 
@@ -93,6 +93,14 @@ def _digits() -> Dataset:
     )
 
 
+def _checked(images: Tensor, labels: Tensor) -> Part:
+    if images.shape[1:] != (28, 28) or len(images) != len(labels) or not len(images):
+        raise ValueError(f"{tuple(images.shape)} images with {len(labels)} labels")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < 10:
+        raise ValueError("a label outside 0 to 9")
+    return Part(images.unsqueeze(1), labels)
+
+
 def _fashion_mnist(spec: DataSpec, download: bool) -> Dataset:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 images of 28x28."""
     from torchvision.datasets import FashionMNIST
@@ -100,12 +108,13 @@ def _fashion_mnist(spec: DataSpec, download: bool) -> Dataset:
     assert spec.root is not None
     try:
         parts = [FashionMNIST(spec.root, train=train, download=download) for train in (True, False)]
-    except (RuntimeError, OSError, ValueError, EOFError) as error:
+        train, test = (_checked(part.data, part.targets) for part in parts)
+    except Exception as error:
+        # torchvision's reader asserts, indexes and unpacks: damaged files can raise anything.
         raise InputError(
-            f"Fashion-MNIST cannot be read below {spec.root} ({str(error).splitlines()[0]});"
+            f"Fashion-MNIST cannot be read below {spec.root} ({first_line(error)});"
             " put torchvision's FashionMNIST/raw files there, or add --download"
         ) from error
-    train, test = (Part(part.data.unsqueeze(1), part.targets) for part in parts)
     return Dataset(
         name=str(spec),
         classes=10,

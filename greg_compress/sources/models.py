@@ -7,8 +7,10 @@ file, not imported there (`os.py:system` is a callable too). See design section 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress.errors import InputError, RequestError
+from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.sources.specs import Architecture
 
 
@@ -44,8 +46,15 @@ def rebuild(architecture: Architecture, named: Architecture | None = None) -> nn
         named: what this command names itself with `--arch`; it wins.
 
     Raises:
-        InputError: no file of the recorded digest may run.
+        InputError: no file of the recorded digest may run, or what it makes is no network.
     """
+    try:
+        return _rebuild(architecture, named)
+    except RequestError as error:
+        raise InputError(str(error)) from error  # what a state records is no request of this command
+
+
+def _rebuild(architecture: Architecture, named: Architecture | None) -> nn.Module:
     if architecture.source == "torchvision":
         return _torchvision(architecture)
     if named is not None:
@@ -68,7 +77,8 @@ def _candidates(recorded: Path) -> Iterator[Path]:
         yield direct
     for folder, folders, names in os.walk(here):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "site-packages")
-        if recorded.name in names and (path := Path(folder, recorded.name)).resolve().is_relative_to(here):
+        path = Path(folder, recorded.name)
+        if recorded.name in names and path.is_file() and path.resolve().is_relative_to(here):
             yield path
     spec = importlib.util.find_spec("sample_models")
     for folder in spec.submodule_search_locations or [] if spec else []:
@@ -99,19 +109,17 @@ def _run_file(path: Path) -> ModuleType:
         raise InputError(f"{path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
+    with input_fault(f"{path} cannot be run"):
         spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        # Anything may go wrong in the user's own file; the line that says so is all that is ours.
-        raise InputError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
     return module
 
 
 def _call(factory: Any, architecture: Architecture) -> nn.Module:
-    try:
-        model = factory(**architecture.kwargs)
-    except TypeError as error:
-        raise RequestError(f"{architecture.spec} refuses its arguments ({error}); see --arch-arg") from error
+    with input_fault(f"{architecture.spec} cannot be built"):
+        try:
+            model = factory(**architecture.kwargs)
+        except TypeError as error:
+            raise RequestError(f"{architecture.spec} refuses its arguments ({error}); see --arch-arg") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{architecture.spec} returned {type(model).__name__}, not a torch.nn.Module")
     return model
@@ -121,18 +129,20 @@ def _torchvision(architecture: Architecture) -> nn.Module:
     import torchvision
 
     try:
-        return _call(
-            lambda **kwargs: torchvision.models.get_model(architecture.name, weights=None, **kwargs), architecture
-        )
-    except (ValueError, KeyError) as error:
-        raise RequestError(f"torchvision has no model {architecture.name!r} ({error})") from error
+        builder = torchvision.models.get_model_builder(architecture.name)
+    except ValueError as error:
+        raise RequestError(f"torchvision has no model {architecture.name!r}; see its documentation") from error
+    # Segmentation and detection constructors fetch a backbone's weights unless told not to.
+    without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
+    return _call(functools.partial(builder, **dict.fromkeys(without)), architecture)
 
 
 def default_input_shape(architecture: Architecture, model: nn.Module) -> tuple[int, ...] | None:
     """The input shape that a network is known to take: its own `input_shape`, or torchvision's default."""
     own = getattr(model, "input_shape", None)
     if own is not None:
-        return tuple(int(size) for size in own)
+        with input_fault(f"{architecture.spec} has an input_shape that is no shape"):
+            return tuple(int(size) for size in own)
     if architecture.source == "torchvision":
         return (3, 299, 299) if architecture.name == "inception_v3" else (3, 224, 224)
     return None

@@ -24,6 +24,14 @@ class Architecture:
     sha256: str | None = None
     """Digest of FILE.py; None for a library's network."""
 
+    def check(self) -> None:
+        """Raise ValueError unless the fields are what they say; a state file may hold anything."""
+        texts = (self.spec, "" if self.sha256 is None else self.sha256)
+        if not all(isinstance(text, str) and "\0" not in text and len(text) < 4096 for text in texts):
+            raise ValueError("impossible architecture")
+        if not isinstance(self.kwargs, dict) or not all(isinstance(key, str) for key in self.kwargs):
+            raise ValueError("impossible arguments of the architecture")
+
     @property
     def source(self) -> str:
         """`torchvision`, or the path of a FILE.py."""
@@ -61,7 +69,7 @@ def _argument(text: str) -> tuple[str, ArchArg]:
         raise RequestError(f"--arch-arg {text}: write key=value, like num_classes=100")
     try:
         parsed = ast.literal_eval(value)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         parsed = value
     if not isinstance(parsed, (bool, int, float, str)):
         raise RequestError(f"--arch-arg {text}: the value must be a number, true/false or a word")
@@ -75,7 +83,7 @@ def parse_input_shape(text: str) -> tuple[int, ...]:
         RequestError: not positive integers.
     """
     parts = text.split(",")
-    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+    if not all(part.strip().isdecimal() and len(part) < 8 and int(part) > 0 for part in parts):
         raise RequestError(f"--input-shape {text}: write positive numbers like 3,224,224")
     return tuple(int(part) for part in parts)
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greg_compress.errors import InputError
+from greg_compress.errors import InputError, input_fault
 from greg_compress.state.format import State, from_dict
 from greg_compress.whole_files import require_file, written_whole
 
@@ -19,15 +19,16 @@ ZIP = b"PK\x03\x04"
 """What torch.save writes; older pickles without an archive are not even opened."""
 
 
-def save(state: State, path: Path) -> None:
-    """Write a state file.
+def save(state: State, path: Path, *, replace: bool) -> None:
+    """Write a state file, in the place of an older one only with `replace`.
 
     Raises:
+        RequestError: a file has appeared there meanwhile.
         GregError: the disk is full or the target unwritable; what was there stays.
     """
     buffer = io.BytesIO()  # torch's own file writer aborts the process when a disk fills up
     torch.save(state.to_dict(), buffer)
-    with written_whole(path) as temporary:
+    with written_whole(path, replace=replace) as temporary:
         temporary.write_bytes(buffer.getbuffer())
 
 
@@ -48,16 +49,19 @@ def load(path: Path) -> tuple[State, str]:
         data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path} holds pickled objects; nothing in it was run") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:
+        # torch has no common error type for what damaged bytes can do to its reader.
         raise InputError(f"{path} is damaged or truncated") from error
-    _refuse_lying_tensors(data, path)
-    return from_dict(data, str(path)), hashlib.sha256(content).hexdigest()
+    with input_fault(f"{path} is damaged"):
+        _refuse_lying_tensors(data, path)
+        return from_dict(data, str(path)), hashlib.sha256(content).hexdigest()
 
 
 def _refuse_lying_tensors(data: Any, path: Path) -> None:
     """A file of 1.6 KB can claim 10^12 elements: storage must hold what shapes say, before any copy."""
     if isinstance(data, Tensor):
-        if data.layout != torch.strided or data.untyped_storage().nbytes() < data.numel() * data.element_size():
+        honest = data.layout == torch.strided and data.device.type == "cpu" and not data.is_nested
+        if not honest or data.untyped_storage().nbytes() < data.numel() * data.element_size():
             raise InputError(f"{path} is damaged: a tensor of shape {tuple(data.shape)} has too little storage")
     elif isinstance(data, dict):
         for value in data.values():

@@ -69,7 +69,7 @@ def from_dict(data: Any, path: str) -> State:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path} is not a greg state file (a plain state dict?); make one with greg train")
-    if data.get("version") != VERSION:
+    if type(data.get("version")) is not int or data["version"] != VERSION:
         raise InputError(
             f"{path} has format version {data.get('version')}, this greg reads {VERSION}; install a newer greg"
         )
@@ -78,12 +78,17 @@ def from_dict(data: Any, path: str) -> State:
             raise InputError(f"{path} is damaged: its field {name!r} is missing or of the wrong type")
     if data["stage"] not in STAGES:
         raise InputError(f"{path} is damaged: unknown stage {data['stage']!r}")
-    if not all(isinstance(tensor, Tensor) for tensor in data["weights"].values()):
+    if not all(type(name) is str and isinstance(tensor, Tensor) for name, tensor in data["weights"].items()):
         raise InputError(f"{path} is damaged: its weights are not all tensors")
+    if not all(isinstance(entry, dict) for entry in data["history"]):
+        raise InputError(f"{path} is damaged: its history is not a list of commands")
     fields = {name: data[name] for name in _TYPES}
     try:
         fields["architecture"] = Architecture(**data["architecture"])
+        fields["architecture"].check()
         fields["input_shape"] = tuple(int(size) for size in data["input_shape"])
-    except (TypeError, ValueError) as error:
+        if not all(0 < size < 2**20 for size in fields["input_shape"]):
+            raise ValueError("impossible input shape")
+    except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     return State(**fields)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import InputError, RequestError
+from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.sources import models
 from greg_compress.sources.specs import Architecture, is_architecture, parse_architecture
 from greg_compress.state import files
@@ -49,7 +49,8 @@ def open_model(text: str, named: Architecture | None = None, input_shape: tuple[
         raise InputError(f"{text} is unfinished work; repeat the command that began it with --resume")
     if input_shape not in (None, state.input_shape):
         raise RequestError(f"--input-shape contradicts {text}, which was made for {_shape(state.input_shape)}")
-    return Opened(network(state, named, text), state, digest)
+    with input_fault(f"{text} is damaged"):
+        return Opened(network(state, named, text), state, digest)
 
 
 def fresh(architecture: Architecture, input_shape: tuple[int, ...] | None) -> Opened:
@@ -58,7 +59,8 @@ def fresh(architecture: Architecture, input_shape: tuple[int, ...] | None) -> Op
     shape = input_shape or models.default_input_shape(recorded, model)
     if shape is None:
         raise RequestError(f"{architecture.spec} does not say what input it takes; add --input-shape C,H,W")
-    return Opened(model.eval(), State("dense", recorded, shape, weights_of(model)), None)
+    with input_fault(f"{architecture.spec} makes a network that cannot be saved"):
+        return Opened(model.eval(), State("dense", recorded, shape, weights_of(model)), None)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

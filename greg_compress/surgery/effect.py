@@ -28,6 +28,6 @@ def cost_after(model: nn.Module, wiring: Wiring, removed: Tensor) -> Cost:
 def reduction(before: Cost, after: Cost) -> dict[str, Any]:
     """`macs_speedup`, the ratio of MACs (never time), and `sparsity`, the percentage of parameters gone."""
     return {
-        "macs_speedup": before.macs / after.macs,
+        "macs_speedup": before.macs / after.macs if after.macs else float("nan"),
         "sparsity": 100 * (1 - after.params / before.params),
     }

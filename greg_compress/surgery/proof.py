@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import CheckFailed
+from greg_compress.errors import CheckFailed, GregError, first_line
 from greg_compress.surgery.cut import cut, survivors
 from greg_compress.wiring.groups import Wiring, find_groups
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layout import thin, varies
 from greg_compress.wiring.record import Axes, Operation
-from greg_compress.wiring.skeleton import BATCH, first_line, output_tensors, skeleton
+from greg_compress.wiring.skeleton import BATCH, output_tensors, skeleton
 from greg_compress.wiring.trace import trace
 
 TOLERANCE = 1e-9
@@ -194,7 +194,10 @@ def masked_equals_sliced(dense: nn.Module, sliced: nn.Module, wiring: Wiring, re
             weight.index_fill_(dim, gone[wiring.classes[name][dim]].nonzero().flatten(), 0)
         try:
             wanted, got = (output_tensors(network(example)) for network in (masked, small))
-        except RuntimeError as error:
+        except GregError:
+            raise
+        except (Exception, SystemExit) as error:
+            # The user's own network may do anything to numbers that it did not do to labels.
             raise CheckFailed(f"the self-check could not run in float64 ({first_line(error)})") from error
     largest = max(_error(a, b) for a, b in zip(wanted, got, strict=True))
     return SelfCheck(largest, largest <= TOLERANCE)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import GregError, RequestError
+from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.sources.data import Normalization, Part
 
 BATCH = 500
@@ -30,7 +30,8 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     Raises:
         RequestError: the network returns anything else, for which cross entropy has no meaning.
     """
-    output = model(images)
+    with input_fault("the network fails on these images"):
+        output = model(images)
     if not isinstance(output, Tensor) or output.dim() != 2:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise RequestError(f"the network returns {what}; only cross entropy on (N, classes) logits is supported")

@@ -182,6 +182,8 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; the weights are the caller's to restore."""
+        if not 0 <= state["iteration"] <= self.schedule.total:
+            raise ValueError(f"iteration {state['iteration']} of {self.schedule.total}")
         self.iteration = state["iteration"]
         self.optimizer.load_state_dict(state["optimizer"])
         if self.regularizer is not None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from greg_compress.errors import TraceError
+from greg_compress.errors import TraceError, first_line
 
 BATCH = 2
 """Batch 1 makes `squeeze()` and `view(-1)` lie."""
@@ -74,19 +74,14 @@ def output_shapes(bones: nn.Module, input_shape: Sequence[int]) -> list[tuple[in
     try:
         with torch.no_grad():
             output = bones.eval()(example_input(bones, input_shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise cannot_run(input_shape, error) from error
     return [tuple(tensor.shape) for tensor in output_tensors(output)]
 
 
-def cannot_run(input_shape: Sequence[int], error: Exception) -> TraceError:
+def cannot_run(input_shape: Sequence[int], error: BaseException) -> TraceError:
     """What a user should read when their network breaks on meta tensors of this shape."""
     return TraceError(
         f"the network does not run with input {'x'.join(map(str, input_shape))} ({first_line(error)});"
         " check --input-shape"
     )
-
-
-def first_line(error: Exception) -> str:
-    text = str(error).splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

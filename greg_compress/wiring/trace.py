@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import TraceError
+from greg_compress.errors import TraceError, first_line
 from greg_compress.wiring.labels import Labels
 from greg_compress.wiring.layout import Layout, spread
 from greg_compress.wiring.record import Trace
-from greg_compress.wiring.skeleton import cannot_run, example_input, first_line, named_tensors, output_tensors
+from greg_compress.wiring.skeleton import cannot_run, example_input, named_tensors, output_tensors
 from greg_compress.wiring.tracer import Tracer
 
 
@@ -39,13 +39,13 @@ def trace(bones: nn.Module, input_shape: Sequence[int], replay: Trace | None = N
     """
     result = replay or _labelled(bones)
     for training in (False, True):
-        bones.train(training)
         try:
+            bones.train(training)
             with _same_randomness():
                 _run(bones, input_shape, result, count=not training)
         except TraceError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # Whatever user code raises on meta tensors or after a wrong cut: it is reported, not guessed at.
             result.failure = first_line(error)
             if replay is None:

@@ -1,0 +1,44 @@
+"""Whether data fit a network: shape of the images, number of classes, normalisation."""
+
+from __future__ import annotations
+
+from greg_compress.errors import RequestError, input_fault
+from greg_compress.sources.data import Dataset, Normalization
+from greg_compress.state.format import State
+from greg_compress.state.models import Opened
+from greg_compress.wiring.skeleton import output_shapes, skeleton
+
+
+def require_fit(opened: Opened, data: Dataset) -> None:
+    """Refuse data that do not fit the network.
+
+    Raises:
+        RequestError: images of another shape, or another number of classes.
+    """
+    state = opened.state
+    if data.input_shape != state.input_shape:
+        raise RequestError(
+            f"{data.name} has images of {_by(data.input_shape)}, but the network takes {_by(state.input_shape)};"
+            " see --arch-arg and --input-shape"
+        )
+    for shape in output_shapes(skeleton(opened.model), state.input_shape):
+        if len(shape) == 2 and shape[1] != data.classes:
+            raise RequestError(
+                f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"
+                f" see --arch-arg num_classes={data.classes}"
+            )
+
+
+def normalization_of(state: State) -> Normalization:
+    """How this network's inputs are normalised."""
+    assert state.normalization is not None
+    recorded = state.normalization
+    with input_fault("the state's normalisation is damaged"):
+        mean, std = (tuple(float(value) for value in recorded[name]) for name in ("mean", "std"))
+        if not len(mean) == len(std) == state.input_shape[0] or not all(value > 0 for value in std):
+            raise ValueError("one mean and one positive deviation for each channel are wanted")
+        return Normalization(float(recorded["scale"]), mean, std)
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
