@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,21 +97,18 @@ class Work:
             "val_top1": log[-1].get("val_top1") if log else None,
             "iterations": self.loop.iteration,
         }
-        state.stage = job.stage
-        state.weights = weights_of(self.opened.model)
-        state.history = [
-            *state.history,
-            history.entry(
-                job.command,
-                job.recorded,
-                {**metrics, "log": log},
-                model=job.recorded["model"],
-                digest=self.opened.digest,
-                untrained=untrained,
-                seconds=self.elapsed(),
-            ),
-        ]
-        files.save(state, job.output.path, replace=job.output.force)
+        entry = history.entry(
+            job.command,
+            job.recorded,
+            {**metrics, "log": log},
+            model=job.recorded["model"],
+            digest=self.opened.digest,
+            untrained=untrained,
+            seconds=self.elapsed(),
+        )
+        weights = weights_of(self.opened.model)
+        result = replace(state, stage=job.stage, weights=weights, history=[*state.history, entry])
+        files.save(result, job.output.path, replace=job.output.force)
         job.output.partial.unlink(missing_ok=True)
         return {**metrics, "seconds": self.elapsed()}
 

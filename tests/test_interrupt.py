@@ -127,3 +127,21 @@ def test_other_commands_leave_nothing(tmp_path: Path, words: tuple[object, ...],
     assert code == 128 + number
     assert err.splitlines()[-1].startswith("greg: interrupted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_result_that_cannot_be_written_stays_in_the_partial(tmp_path: Path) -> None:
+    """A file appears at OUT during the run: it is left alone, and so is the work."""
+    words = (*TRAIN, "--iterations", "30")
+    process = start(tmp_path, *words, "-o", "o.pt")
+    assert process.stderr is not None
+    while "top-1 before" not in (line := process.stderr.readline()):
+        assert line
+    (tmp_path / "o.pt").write_text("mine")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "has appeared meanwhile and was left alone" in err.splitlines()[-1]
+    assert (tmp_path / "o.pt").read_text() == "mine"
+    (tmp_path / "o.pt").unlink()
+    finish(tmp_path, *words, "-o", "o.pt", "--resume")
+    finish(tmp_path, *words, "-o", "straight.pt")
+    assert_same(tensors_and_figures(tmp_path / "straight.pt"), tensors_and_figures(tmp_path / "o.pt"))
