@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greg_compress.errors import RequestError, input_fault
+from greg_compress.errors import RequestError, TraceError, input_fault
 from greg_compress.sources.data import Dataset, Normalization
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened
@@ -21,7 +21,14 @@ def require_fit(opened: Opened, data: Dataset) -> None:
             f"{data.name} has images of {_by(data.input_shape)}, but the network takes {_by(state.input_shape)};"
             " see --arch-arg and --input-shape"
         )
-    for shape in output_shapes(skeleton(opened.model), state.input_shape):
+    try:
+        shapes = output_shapes(skeleton(opened.model), state.input_shape)
+    except TraceError as error:
+        if opened.digest is not None:
+            raise
+        # A network fresh from its factory was given the data's shape, and that is what it cannot take.
+        raise RequestError(f"{data.name} does not fit the network: {error}") from error
+    for shape in shapes:
         if len(shape) == 2 and shape[1] != data.classes:
             raise RequestError(
                 f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from greg_compress import long_run, penalty
-from greg_compress.errors import InputError, RequestError
+from greg_compress.errors import InputError
 from greg_compress.fit import require_fit
 from greg_compress.options import ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
 from greg_compress.recording import recorded
@@ -48,9 +48,7 @@ def run(
         wiring = prunable_wiring(network, state.input_shape)
         plan = picks_from_json(state.plan, wiring)
         schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
-        if schedule.iterations < 1:
-            raise RequestError("--ceiling and --delta leave no iteration")
-        _show(network, plan, wiring, schedule, ui)
+        _show(network, plan, wiring, schedule, options.preset, ui)
         force = penalty.GrowingPenalty(
             schedule, penalty.targets(network, wiring, plan, penalize), penalty.gauges(network, wiring, plan)
         )
@@ -69,7 +67,9 @@ def run(
     return long_run.run(job, ui)
 
 
-def _show(network: nn.Module, plan: Plan, wiring: Wiring, schedule: penalty.GrowthSchedule, ui: Reporter) -> None:
+def _show(
+    network: nn.Module, plan: Plan, wiring: Wiring, schedule: penalty.GrowthSchedule, preset: str, ui: Reporter
+) -> None:
     rows = [(name, share.channels, share.kept) for name, share in plan.shares.items()]
     ui.table("plan", ("group", "channels", "kept"), rows)
     left = [group for group in wiring.groups if group.name not in plan.shares]
@@ -79,6 +79,6 @@ def _show(network: nn.Module, plan: Plan, wiring: Wiring, schedule: penalty.Grow
         f" sparsity {effect['sparsity']:.2f}% after the cut"
     )
     ui.note(
-        f"lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every} iterations;"
-        f" {schedule.iterations} iterations, the last {schedule.stabilize} to stabilize"
+        f"preset {preset}: lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every}"
+        f" iterations; {schedule.iterations} iterations, the last {schedule.stabilize} to stabilize"
     )

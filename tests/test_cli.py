@@ -38,10 +38,10 @@ ONE_SHOT = ("prune", DIGITS, "--ratios", "0.5")
         (("evaluate", DIGITS, "--data", "cifar"), 2, "unknown; write digits"),
         (("evaluate", DIGITS, "--data", "fashion-mnist:nowhere"), 4, "cannot be read below nowhere"),
         (("evaluate", DIGITS, "--data", "digits", "--device", "tpu9"), 2, "write auto, cpu"),
-        (("evaluate", "torchvision:resnet18", "--input-shape", "1,8,8", "--data", "digits"), 4, "does not run with"),
+        (("evaluate", "torchvision:resnet18", "--input-shape", "1,8,8", "--data", "digits"), 2, "does not run with"),
         (("evaluate", "torchvision:resnet18", "--data", "digits"), 2, "images of 1x8x8, but the network takes"),
         (("train", "--data", "digits", "-o", "o.pt"), 2, "say what to train"),
-        (("train", "--arch", "torchvision:resnet18", "--data", "digits", "-o", "o.pt"), 4, "does not run with"),
+        (("train", "--arch", "torchvision:resnet18", "--data", "digits", "-o", "o.pt"), 2, "digits does not fit"),
         (
             ("train", "--arch", f"{RESNET}:resnet20", "--arch-arg", "in_channels=1", "--arch-arg", "num_classes=9",
              "--data", "digits", "-o", "o.pt"), 2, "10 classes, but the network has 9 outputs",

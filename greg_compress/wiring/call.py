@@ -10,13 +10,10 @@ import torch
 from torch import Tensor
 
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, along
+from greg_compress.wiring.layout import Layout, Layouts, along
 
 if TYPE_CHECKING:
     from greg_compress.wiring.tracer import Tracer
-
-Layouts = list[Layout | None]
-"""How labels lie in each tensor that a call made, in order; None for a constant."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,10 @@ class Layout:
         return self.planes[0] if len(self.planes) == 1 else None
 
 
+Layouts = list[Layout | None]
+"""How labels lie in each tensor that a call made, in order; None for a constant."""
+
+
 def compact(plane: Tensor) -> Tensor:
     """Return the same plane with stride 0 in every dimension along which it does not vary."""
     for dim in range(plane.dim()):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from greg_compress.wiring.call import Call, Layouts
+from greg_compress.wiring.call import Call
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, compact, varies
+from greg_compress.wiring.layout import Layout, Layouts, compact, varies
 
 aten = torch.ops.aten
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from greg_compress.wiring.call import Call, Layouts
+from greg_compress.wiring.call import Call
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, along, compact, spread, thin, varies
+from greg_compress.wiring.layout import Layout, Layouts, along, compact, spread, thin, varies
 from greg_compress.wiring.movement import MOVEMENT, VIEWS, movement, padding
 
 if TYPE_CHECKING:

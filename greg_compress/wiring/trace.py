@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import TraceError, first_line
+from greg_compress.wiring import rules
 from greg_compress.wiring.labels import Labels
 from greg_compress.wiring.layout import Layout, spread
 from greg_compress.wiring.record import Trace
@@ -74,7 +75,7 @@ def _labelled(bones: nn.Module) -> Trace:
 def _run(bones: nn.Module, input_shape: Sequence[int], result: Trace, count: bool) -> None:
     tensors = dict(named_tensors(bones))
     example = example_input(bones, input_shape)
-    tracer = Tracer(result, count)
+    tracer = Tracer(result, count, rules.apply)
     for name, tensor in reversed(tensors.items()):  # a tied tensor goes by its first name
         planes = tuple(spread(labels, tensor.shape, dim) for dim, labels in enumerate(result.axes[name]))
         tracer.remember(tensor, Layout(planes, name if isinstance(tensor, nn.Parameter) else None))

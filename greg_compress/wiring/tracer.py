@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from greg_compress.wiring import rules
-from greg_compress.wiring.layout import Layout, compact
+from greg_compress.wiring.layout import Layout, Layouts, compact
 from greg_compress.wiring.record import Layer, Operation, Trace
 from greg_compress.wiring.skeleton import BATCH
 
@@ -19,10 +18,11 @@ from greg_compress.wiring.skeleton import BATCH
 class Tracer(TorchDispatchMode):
     """Carries labels through every ATen call of one run, by the rules."""
 
-    def __init__(self, result: Trace, count: bool) -> None:
+    def __init__(self, result: Trace, count: bool, apply: Callable[..., Layouts]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.result = result
         self.count = count
+        self._apply = apply
         self.module = ""
         # Tensors are held, since the id of a freed one is used again.
         self._known: dict[int, tuple[Tensor, Layout | None]] = {}
@@ -73,7 +73,7 @@ class Tracer(TorchDispatchMode):
         out = func(*args, **kwargs)
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-        layouts = rules.apply(self, func, args, kwargs, read, made)
+        layouts = self._apply(self, func, args, kwargs, read, made)
         self._trace_ancestors(read, made)
         for tensor, layout in zip(made, layouts, strict=True):
             if layout is not None:
