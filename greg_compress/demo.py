@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress import analyze, evaluate, export, finetune, prune, regularize
+from greg_compress.errors import Interrupted
 from greg_compress.options import (
     QUICK_LR,
     Decay,
@@ -32,8 +33,11 @@ FINETUNE_EPOCHS = 5
 def run(folder: Path, force: bool, ui: Reporter) -> dict[str, Any]:
     """Return what the chain did: `dense` and `pruned` figures, `speedup`, `macs_speedup`, `commands`."""
     started = time.monotonic()
-    with as_file(files("sample_models").joinpath(SHIPPED)) as dense:
-        result = _chain(dense, folder, force, ui)
+    try:
+        with as_file(files("sample_models").joinpath(SHIPPED)) as dense:
+            result = _chain(dense, folder, force, ui)
+    except Interrupted as interrupted:
+        raise Interrupted(interrupted.number, f"begin again with greg demo {folder} --force") from interrupted
     return {**result, "seconds": time.monotonic() - started}
 
 

@@ -111,13 +111,14 @@ def silence(model: nn.Module, wiring: Wiring, plan: Plan) -> None:
             parameter.data[torch.isin(wiring.classes[name][0], removed)] = 0
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(
+RANDOM = given(
     blocks=st.lists(st.builds(Block, st.sampled_from(KINDS), st.integers(1, 4)), min_size=1, max_size=4),
     ratio=st.sampled_from(["0.3", "0.5", "0.9"]),
     coupled=st.booleans(),
 )
-def test_random_networks_lose_dead_units_and_nothing_else(blocks: list[Block], ratio: str, coupled: bool) -> None:
+
+
+def lose_dead_units_and_nothing_else(blocks: list[Block], ratio: str, coupled: bool) -> None:
     torch.manual_seed(0)
     model = settle(Random(blocks))
     wiring = prunable_wiring(model, INPUT)
@@ -128,6 +129,19 @@ def test_random_networks_lose_dead_units_and_nothing_else(blocks: list[Block], r
     silence(model, wiring, plan)
     with torch.no_grad():
         torch.testing.assert_close(sliced(model, wiring, plan)(example()), model(example()), rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@RANDOM
+def test_random_networks_lose_dead_units_and_nothing_else(blocks: list[Block], ratio: str, coupled: bool) -> None:
+    lose_dead_units_and_nothing_else(blocks, ratio, coupled)
+
+
+@pytest.mark.slow
+@settings(max_examples=3000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@RANDOM
+def test_thousands_of_random_networks(blocks: list[Block], ratio: str, coupled: bool) -> None:
+    lose_dead_units_and_nothing_else(blocks, ratio, coupled)
 
 
 def test_l1_picks_exactly_the_dead_filters() -> None:

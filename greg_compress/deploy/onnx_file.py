@@ -42,7 +42,8 @@ class Parity:
 
 def flushed(model: nn.Module) -> tuple[nn.Module, int]:
     """A float32 copy in eval mode, on the CPU and contiguous, its denormal weights set to 0; how many."""
-    ready = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format).eval()
+    ready = copy.deepcopy(model).cpu().eval()
+    ready.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     count = 0
     for tensor in [*ready.parameters(), *ready.buffers()]:
         if tensor.is_floating_point():

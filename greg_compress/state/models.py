@@ -86,7 +86,7 @@ def network(state: State, named: Architecture | None, path: str) -> nn.Module:
     memory_format = getattr(torch, state.memory_format, None)
     if not isinstance(memory_format, torch.memory_format):
         raise InputError(f"{path} is damaged: unknown memory format {state.memory_format!r}")
-    model = model.to(memory_format=memory_format)
+    model.to(memory_format=memory_format)  # type: ignore[call-overload]
     expected = model.state_dict()
     for problem, names in (
         ("lacks", expected.keys() - state.weights.keys()),
