@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import nn
 
 from greg_compress.cost import Cost, layer_macs
@@ -45,6 +46,7 @@ def _effect(model: nn.Module, wiring: Wiring, whole: Cost, plan: Plan) -> dict[s
 def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan | None) -> list[dict[str, Any]]:
     rows = []
     index = 0
+    removed = plan.removed_units(wiring) if plan else torch.empty(0)
     for layer in wiring.layers:
         module = model.get_submodule(layer.module)
         group = wiring.group_of(layer.weight)
@@ -62,7 +64,7 @@ def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan |
                 "group": group.name if group else None,
                 "prunable": group is not None and group.reason is None,
                 "reason": group.reason if group else "it follows the channels that it reads",
-                "kept": plan.kept_in(group) if plan else None,
+                "kept": None if plan is None else int((~torch.isin(wiring.classes[layer.weight][0], removed)).sum()),
             }
         )
         index += indexed

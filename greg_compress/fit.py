@@ -27,7 +27,10 @@ def require_fit(opened: Opened, data: Dataset) -> None:
         if opened.digest is not None:
             raise
         # A network fresh from its factory was given the data's shape, and that is what it cannot take.
-        raise RequestError(f"{data.name} does not fit the network: {error}") from error
+        channels = data.input_shape[0]
+        raise RequestError(
+            f"{data.name} does not fit the network: {error}, or --arch-arg (in_channels={channels}?)"
+        ) from error
     for shape in shapes:
         if len(shape) == 2 and shape[1] != data.classes:
             raise RequestError(

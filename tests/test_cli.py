@@ -126,6 +126,7 @@ def test_analyze_says_why_layers_are_left_alone(greg: Greg) -> None:
     assert layers["layer1.0.conv1"]["prunable"]
     assert layers["layer1.0.conv1"]["kept"] == 16
     assert "coupled: an addition ties" in layers["layer1.0.conv2"]["reason"]
+    assert all(layer["kept"] == layer["out_channels"] for layer in layers.values() if not layer["prunable"])
     assert layers["conv1"]["index"] == 0
     assert layers["fc"]["index"] is None
     assert "the network's output" in layers["fc"]["reason"]

@@ -130,7 +130,7 @@ def prune(
     output: Annotated[Output, Use(arguments.output)],
     json: Json = False,
 ) -> None:
-    """Remove units for good: a regularized state"s picks, or one-shot by L1 norm."""
+    """Remove units for good: a regularized state's picks, or one-shot by L1 norm."""
     with _printed(json, "pruning") as (print_result, ui):
         from greg_compress import prune as stage
 

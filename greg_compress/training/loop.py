@@ -154,14 +154,18 @@ class Loop:
 
     def progress(self) -> Progress:
         """Where the run stands (waits for the device)."""
-        seen = max(1, self._seen)
+        if self._seen or not self.log:
+            seen = max(1, self._seen)
+            loss, top1 = self._loss.item() / seen, 100 * self._hits.item() / seen
+        else:  # an epoch has just ended, and the next one has shown nothing yet
+            loss, top1 = self.log[-1]["loss"], self.log[-1]["top1"]
         return Progress(
             phase=self.regularizer.phase if self.regularizer else "training",
             iteration=self.iteration,
             total=self.schedule.total,
             epoch=max(0, self.iteration - 1) // len(self.batches),
-            loss=self._loss.item() / seen,
-            top1=100 * self._hits.item() / seen,
+            loss=loss,
+            top1=top1,
             lr=self.schedule.at(max(0, self.iteration - 1)),
             extra=self.regularizer.status() if self.regularizer else {},
         )
