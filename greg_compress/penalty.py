@@ -123,16 +123,17 @@ def targets(model: nn.Module, wiring: Wiring, plan: Plan, penalize: Penalize) ->
 
 def gauges(model: nn.Module, wiring: Wiring, plan: Plan) -> list[Gauge]:
     """One gauge for each group that loses units."""
+    removed = plan.removed_units(wiring)
     found = []
     for group in wiring.groups:
         if group.name not in plan.shares:
             continue
         source = group.sources[0]
         weight = model.get_parameter(source)
-        picked = torch.isin(wiring.classes[source][0], plan.removed_units(wiring))
-        mine = unit_rows(group, wiring.classes[source][0]) >= 0
+        rows = wiring.classes[source][0]
+        picked, mine = torch.isin(rows, removed), unit_rows(group, rows) >= 0
         found.append(
-            Gauge(weight, *((mine & rows).nonzero().flatten().to(weight.device) for rows in (~picked, picked)))
+            Gauge(weight, *((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked)))
         )
     return found
 

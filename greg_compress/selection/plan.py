@@ -47,10 +47,8 @@ class Plan:
         parts = [groups[name].units[list(share.removed)] for name, share in self.shares.items() if share.removed]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
-    def kept_in(self, group: Group | None) -> int | None:
-        """How many units of `group` are kept; None for a layer without a group of its own."""
-        if group is None:
-            return None
+    def kept_in(self, group: Group) -> int:
+        """How many units of `group` are kept."""
         return self.shares[group.name].kept if group.name in self.shares else group.channels
 
     def to_json(self) -> dict[str, Any]:
