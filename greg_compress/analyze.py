@@ -12,20 +12,20 @@ from greg_compress.options import ModelOptions, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan
-from greg_compress.selection.resolve import is_convolution, stage_of
+from greg_compress.selection.resolve import stage_of
 from greg_compress.state.models import open_model
 from greg_compress.surgery.effect import cost_after, cost_of, reduction
-from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
 
 
 def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
     """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7)."""
-    opened = open_model(options.model, options.arch, options.input_shape)
+    opened = open_model(options.model, options.arch, options.input_shapes)
     if opened.untrained:
         ui.warn(f"{options.model} has no trained weights")
-    wiring = prunable_wiring(opened.model, opened.state.input_shape)
-    macs = layer_macs(opened.model, wiring.input_shape, wiring.layers)
+    wiring = prunable_wiring(opened.model, opened.state.input_shapes)
+    macs = layer_macs(opened.model, wiring.input_shapes, wiring.layers)
     whole = cost_of(opened.model, wiring)
     plan = choose(opened.model, wiring, selection) if selection else None
     return {
@@ -50,7 +50,7 @@ def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan |
     for layer in wiring.layers:
         module = model.get_submodule(layer.module)
         group = wiring.group_of(layer.weight)
-        is_output = group is not None and not is_convolution(layer, model) and bool(group.frozen)
+        is_output = group is not None and not layer.convolves and bool(group.frozen)
         indexed = not (layer.shortcut or is_output)
         rows.append(
             {
@@ -64,7 +64,7 @@ def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan |
                 "group": group.name if group else None,
                 "prunable": group is not None and group.reason is None,
                 "reason": group.reason if group else "it follows the channels that it reads",
-                "kept": None if plan is None else int((~torch.isin(wiring.classes[layer.weight][0], removed)).sum()),
+                "kept": None if plan is None else int((~torch.isin(wiring.filters(layer.weight)[1], removed)).sum()),
             }
         )
         index += indexed

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from greg_compress.wiring.record import Layer
-from greg_compress.wiring.skeleton import BATCH, example_input, skeleton
+from greg_compress.wiring.skeleton import BATCH, Shapes, example_inputs, skeleton
 
 
 @dataclass(frozen=True)
@@ -29,37 +29,39 @@ class Cost:
     """Bytes of parameters and buffers."""
 
 
-def layer_macs(model: nn.Module, input_shape: Sequence[int], layers: Sequence[Layer]) -> dict[str, int]:
+def layer_macs(model: nn.Module, input_shapes: Shapes, layers: Sequence[Layer]) -> dict[str, int]:
     """Multiply-adds of each layer for one sample, by its weight's name.
 
     Args:
         layers: what ran, from the wiring of this network or of the one that it was cut from.
     """
-    counted = _count_modules(model, input_shape)
+    counted = _count_modules(model, input_shapes)
     macs = {}
     for layer in layers:
         weight = model.get_parameter(layer.weight)
         owners = [
             counted.get(name, 0)
             for name, module in model.named_modules()
-            if isinstance(module, (_ConvNd, nn.Linear)) and module._parameters.get("weight") is weight
+            # thop takes the output's positions of a transposed convolution, which applies its weight to the input's.
+            if isinstance(module, (_ConvNd, nn.Linear)) and not isinstance(module, _ConvTransposeNd)
+            if module._parameters.get("weight") is weight
         ]
         macs[layer.weight] = sum(owners) or layer.positions * weight.numel()
     return macs
 
 
-def _count_modules(model: nn.Module, input_shape: Sequence[int]) -> dict[str, int]:
+def _count_modules(model: nn.Module, input_shapes: Shapes) -> dict[str, int]:
     """thop's MACs of every module, for one sample."""
     if len(list(model.modules())) < len(list(model.named_modules(remove_duplicate=False))):
         return {}  # thop counts a module of two names twice; the run on labels does not
     bones = skeleton(model).eval()  # thop leaves buffers behind in the modules
-    example = example_input(bones, input_shape)
+    examples = example_inputs(bones, input_shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # thop's own, about its own
         import thop
 
         try:
-            _, _, tree = thop.profile(bones, inputs=(example,), verbose=False, ret_layer_info=True)
+            _, _, tree = thop.profile(bones, inputs=examples, verbose=False, ret_layer_info=True)
         except Exception:
             # Its hooks trip over unusual calls, conv(input=x) for one; the run on labels has counted those too.
             return {}

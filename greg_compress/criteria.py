@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from greg_compress.wiring.groups import Group, Wiring, unit_rows
+from greg_compress.wiring.groups import Group, Wiring, filter_sizes, unit_rows
 
 
 def l1(model: nn.Module, wiring: Wiring, group: Group) -> Tensor:
@@ -17,8 +17,9 @@ def l1(model: nn.Module, wiring: Wiring, group: Group) -> Tensor:
     source = group.sources[0]
     weight = model.get_parameter(source).detach()
     # Summed on the CPU in float64, so that picks do not depend on the device.
-    sizes = weight.to("cpu", torch.float64).abs().flatten(1).mean(dim=1)
-    place = unit_rows(group, wiring.classes[source][0])
+    makes, units = wiring.filters(source)
+    sizes = filter_sizes(weight.to("cpu", torch.float64), makes)
+    place = unit_rows(group, units)
     mine = place >= 0
     total = torch.zeros(group.channels, dtype=torch.float64).index_add_(0, place[mine], sizes[mine])
     count = torch.zeros(group.channels, dtype=torch.float64).index_add_(0, place[mine], torch.ones_like(sizes[mine]))

@@ -17,7 +17,7 @@ from greg_compress.training.numerics import resolve_device
 
 def run(model: ModelOptions, spec: DataSpec, device: str, download: bool, ui: Reporter) -> dict[str, Any]:
     """Return `top1`, `top5` (percent), `loss` and `samples`."""
-    opened = open_model(model.model, model.arch, model.input_shape)
+    opened = open_model(model.model, model.arch, model.input_shapes)
     data = load_data(spec, download)
     require_fit(opened, data)
     if opened.untrained:

@@ -27,14 +27,14 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
     """
-    opened = open_model(model.model, model.arch, model.input_shape)
+    opened = open_model(model.model, model.arch, model.input_shapes)
     baseline = _baseline(model, options, opened)
     _say(opened, model.model, ui)
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
         ready, flushed = onnx_file.flushed(opened.model)
         ui.note("exporting")
-        onnx_file.write(ready, opened.state.input_shape, path, options.opset)
-        parity = onnx_file.compare(ready, path, opened.state.input_shape, options.tolerance)
+        onnx_file.write(ready, opened.state.input_shapes, path, options.opset)
+        parity = onnx_file.compare(ready, path, opened.state.input_shapes, options.tolerance)
         report: dict[str, Any] = {
             "onnx": str(output.path),
             "size": path.stat().st_size,
@@ -54,15 +54,15 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
             paths.append(Path(folder, "baseline.onnx"))
             ui.note("exporting the baseline")
             dense, _ = onnx_file.flushed(baseline.model)
-            onnx_file.write(dense, opened.state.input_shape, paths[1], options.opset)
+            onnx_file.write(dense, opened.state.input_shapes, paths[1], options.opset)
         ui.note("timing")
-        timed = latency.measure(paths, opened.state.input_shape, options.threads, options.runs)
+        timed = latency.measure(paths, opened.state.input_shapes, options.threads, options.runs)
         report["latency"] = timed[0].to_json()
         if baseline is not None:
             report["baseline"] = timed[1].to_json()
             report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
             costs = [
-                cost_of(each.model, find_groups(each.model, each.state.input_shape)) for each in (baseline, opened)
+                cost_of(each.model, find_groups(each.model, each.state.input_shapes)) for each in (baseline, opened)
             ]
             report["macs_speedup"] = reduction(*costs)["macs_speedup"]
     return report
@@ -77,7 +77,7 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
         if model.arch is None or is_architecture(model.model) or is_architecture(options.baseline):
             raise
         baseline = open_model(options.baseline, model.arch)  # a network of the same file, which has moved
-    if baseline.state.input_shape != opened.state.input_shape:
+    if baseline.state.input_shapes != opened.state.input_shapes:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline
 

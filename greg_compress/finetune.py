@@ -17,7 +17,7 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
     """Fine-tune a pruned network and write it to `output`; see :func:`long_run.run` for what is returned."""
 
     def begin(_data: Dataset) -> Opened:
-        opened = open_model(model.model, model.arch, model.input_shape)
+        opened = open_model(model.model, model.arch, model.input_shapes)
         if opened.state.stage == "dense":
             raise RequestError(f"{model.model} is dense; use greg train to go on with it, or greg prune first")
         if opened.state.stage == "regularized":

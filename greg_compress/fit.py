@@ -16,13 +16,14 @@ def require_fit(opened: Opened, data: Dataset) -> None:
         RequestError: images of another shape, or another number of classes.
     """
     state = opened.state
-    if data.input_shape != state.input_shape:
+    if (data.input_shape,) != state.input_shapes:
         raise RequestError(
-            f"{data.name} has images of {_by(data.input_shape)}, but the network takes {_by(state.input_shape)};"
+            f"{data.name} has images of {_by(data.input_shape)}, but the network takes"
+            f" {' and '.join(map(_by, state.input_shapes))};"
             " see --arch-arg and --input-shape"
         )
     try:
-        shapes = output_shapes(skeleton(opened.model), state.input_shape)
+        shapes = output_shapes(skeleton(opened.model), state.input_shapes)
     except TraceError as error:
         if opened.digest is not None:
             raise
@@ -45,7 +46,7 @@ def normalization_of(state: State) -> Normalization:
     recorded = state.normalization
     with input_fault("the state's normalisation is damaged"):
         mean, std = (tuple(float(value) for value in recorded[name]) for name in ("mean", "std"))
-        if not len(mean) == len(std) == state.input_shape[0] or not all(value > 0 for value in std):
+        if not len(mean) == len(std) == state.input_shapes[0][0] or not all(value > 0 for value in std):
             raise ValueError("one mean and one positive deviation for each channel are wanted")
         return Normalization(float(recorded["scale"]), mean, std)
 

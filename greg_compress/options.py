@@ -51,7 +51,7 @@ class ModelOptions:
     model: str
     arch: Architecture | None = None
     """What this command names itself, and so may run."""
-    input_shape: tuple[int, ...] | None = None
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
     lambda_j <- lambda_j + delta   for the units j that were picked, every K_u iterations      (equation 2)
 
 After backward and before the optimizer's step, grad += lambda_j * w (the gradient of 0.5 * lambda_j * w^2,
-on top of the optimizer's weight decay) for the filters of unit j: dimension 0 of its sources and of the
-depthwise convolutions that follow them. Under gradient clipping or accumulation it comes once per step,
-after both. SGD only: adaptive optimizers divide lambda away. The learning rate stays constant: a decaying
-one takes the force out of lambda.
+on top of the optimizer's weight decay) for the filters of unit j: dimension 0 (1, where transposed) of its
+sources and of the depthwise convolutions that follow them. Under gradient clipping or accumulation it comes
+once per step, after both. SGD only: adaptive optimizers divide lambda away. The learning rate stays constant:
+a decaying one takes the force out of lambda.
 
 The phase has two parts. *Pushing*: lambda grows until it passes the ceiling tau. *Stabilizing*: K_s more
 iterations at that lambda. Lambda is an integer count of updates times delta, and the ceiling is compared on
@@ -37,7 +37,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from greg_compress.options import Penalize, PenaltyOptions
 from greg_compress.selection.plan import Plan
-from greg_compress.wiring.groups import Wiring, unit_rows
+from greg_compress.wiring.groups import Wiring, filter_sizes, unit_rows
 
 QUICK_CEILING = 5.0
 QUICK_EPOCHS, QUICK_LEAST, QUICK_MOST = 6, 300, 3000
@@ -95,12 +95,14 @@ class Gauge:
     """A group's first source, in which kept and picked filters are compared."""
 
     weight: nn.Parameter
+    makes: int
+    """The dimension of the weight that holds its filters."""
     kept: Tensor
     picked: Tensor
 
     def ratio(self) -> Tensor:
         """Mean |w| of the kept filters over that of the picked ones (a scalar tensor)."""
-        sizes = self.weight.detach().abs().flatten(1).mean(dim=1)
+        sizes = filter_sizes(self.weight.detach(), self.makes)
         return sizes[self.kept].mean() / sizes[self.picked].mean().clamp(min=SMALLEST)
 
 
@@ -114,9 +116,10 @@ def targets(model: nn.Module, wiring: Wiring, plan: Plan, penalize: Penalize) ->
         is_filter = name in wiring.trace.layers
         follows = leaf == "bias" or isinstance(modules[owner], _BatchNorm)
         if is_filter or (penalize is Penalize.UNIT and follows):
-            rows = torch.isin(wiring.classes[name][0], removed)
+            dim, units = wiring.filters(name) if is_filter else (0, wiring.classes[name][0])
+            rows = torch.isin(units, removed)
             if rows.any():
-                shape = [-1] + [1] * (parameter.dim() - 1)
+                shape = [-1 if at == dim else 1 for at in range(parameter.dim())]
                 found.append(Target(parameter, rows.to(parameter.device, parameter.dtype).view(shape)))
     return found
 
@@ -130,11 +133,10 @@ def gauges(model: nn.Module, wiring: Wiring, plan: Plan) -> list[Gauge]:
             continue
         source = group.sources[0]
         weight = model.get_parameter(source)
-        rows = wiring.classes[source][0]
-        picked, mine = torch.isin(rows, removed), unit_rows(group, rows) >= 0
-        found.append(
-            Gauge(weight, *((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked)))
-        )
+        makes, units = wiring.filters(source)
+        picked, mine = torch.isin(units, removed), unit_rows(group, units) >= 0
+        kept, gone = ((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked))
+        found.append(Gauge(weight, makes, kept, gone))
     return found
 
 

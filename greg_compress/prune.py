@@ -19,14 +19,11 @@ from greg_compress.selection.resolve import resolve
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, network, open_model, weights_of
-from greg_compress.surgery.cut import cut
+from greg_compress.surgery.cut import Form, cut
 from greg_compress.surgery.effect import cost_of, reduction
-from greg_compress.surgery.proof import (
-    SelfCheck,
-    first_difference,
-    masked_equals_sliced,
-    prunable_wiring,
-)
+from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced
+from greg_compress.surgery.replay import first_difference
+from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.skeleton import named_tensors
 
@@ -43,16 +40,16 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         RequestError: no selection where one is needed, or one that contradicts the picks.
         CheckFailed: the self-check failed, or nothing can be pruned; nothing is written.
     """
-    opened = open_model(model.model, model.arch, model.input_shape)
+    opened = open_model(model.model, model.arch, model.input_shapes)
     if opened.untrained:
         ui.warn(f"{model.model} has no trained weights")
-    wiring = prunable_wiring(opened.model, opened.state.input_shape)
+    wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan, differs = _plan(opened, wiring, selection, model.model)
     removed = plan.removed_units(wiring)
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
         raise CheckFailed(f"this plan cannot be cut: {difference.reason}")
     small = copy.deepcopy(opened.model)
-    shapes = cut(small, wiring, removed)
+    form = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
     before, after = (cost_of(network, wiring) for network in (opened.model, small))
     report = {
@@ -68,7 +65,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         "l1_differs": differs,
     }
     _require(check, report)
-    state = _pruned(opened, small, shapes, plan)
+    state = _pruned(opened, small, form, plan)
     state.history = [*state.history, _entry(model, selection, opened, report)]
     _require_rebuilt(small, state, model)
     files.save(state, output.path, replace=output.force)
@@ -83,7 +80,7 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
         return choose(opened.model, wiring, selection), None
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
-        wanted = resolve(selection.ratios, selection.skip, wiring, opened.model)
+        wanted = resolve(selection.ratios, selection.skip, wiring)
         counts, picked = ({name: share.kept for name, share in p.shares.items()} for p in (wanted, plan))
         if counts != picked:
             raise RequestError(
@@ -123,11 +120,12 @@ def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> Non
             raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")
 
 
-def _pruned(opened: Opened, small: nn.Module, shapes: dict[str, list[int]], plan: Plan) -> State:
+def _pruned(opened: Opened, small: nn.Module, form: Form, plan: Plan) -> State:
     state = opened.state
     state.stage = "pruned"
     state.weights = weights_of(small)
-    state.shapes = state.shapes | shapes
+    state.shapes = state.shapes | form.shapes
+    state.groups = state.groups | form.groups
     state.plan = plan.to_json()
     return state
 

@@ -18,7 +18,7 @@ from greg_compress.sources.data import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_after, cost_of, reduction
-from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.loop import Regularizer
 from greg_compress.wiring.groups import Wiring
 
@@ -34,18 +34,18 @@ def run(
     """Regularize a network and write it to `output`; see :func:`long_run.run` for what is returned."""
 
     def begin(data: Dataset) -> Opened:
-        opened = open_model(model.model, model.arch, model.input_shape)
+        opened = open_model(model.model, model.arch, model.input_shapes)
         if opened.state.stage == "regularized":
             raise InputError(f"{model.model} is regularized already; next: greg prune {model.model}")
         if opened.untrained:
             ui.warn(f"{model.model} has no trained weights")
         require_fit(opened, data)
-        wiring = prunable_wiring(opened.model, opened.state.input_shape)
+        wiring = prunable_wiring(opened.model, opened.state.input_shapes)
         opened.state.plan = choose(opened.model, wiring, selection).to_json()
         return opened
 
     def regularizer(network: nn.Module, state: State, steps_per_epoch: int) -> tuple[Regularizer, int]:
-        wiring = prunable_wiring(network, state.input_shape)
+        wiring = prunable_wiring(network, state.input_shapes)
         plan = picks_from_json(state.plan, wiring)
         schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
         _show(network, plan, wiring, schedule, options.preset, ui)

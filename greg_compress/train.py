@@ -23,8 +23,8 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
         if is_architecture(model.model):
             assert model.arch is not None
             torch.manual_seed(training.seed)
-            return fresh(model.arch, model.input_shape or data.input_shape)
-        opened = open_model(model.model, model.arch, model.input_shape)
+            return fresh(model.arch, model.input_shapes or (data.input_shape,))
+        opened = open_model(model.model, model.arch, model.input_shapes)
         if opened.state.stage != "dense":
             raise InputError(f"{model.model} is {opened.state.stage}; train takes a dense state, see greg finetune")
         return opened

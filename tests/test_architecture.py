@@ -32,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "sources": {"errors"},
     "state": {"errors", "whole_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.data"},
-    "deploy": {"errors"},
+    "deploy": {"errors", "wiring.skeleton"},
     "stop_signals": {"errors"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
     "long_run": {*WORDS, "fit", "stop_signals", "sources", "state", "training"},

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from greg_compress.options import Penalize, PenaltyOptions
 from greg_compress.penalty import Gauge, GrowingPenalty, GrowthSchedule, Target, gauges, resolve_schedule, targets
 from greg_compress.selection.plan import Plan, Share
-from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.surgery.trial import prunable_wiring
 from tests.zoo import INPUT, Grouped, Residual
 
 
@@ -126,7 +126,7 @@ def picked_rows(found: list[Target], model: nn.Module) -> dict[str, list[int]]:
 def test_what_is_pulled_at() -> None:
     """Filters of sources and of the depthwise convolutions that follow; biases only as part of the unit."""
     model = Grouped()
-    wiring = prunable_wiring(model, INPUT)
+    wiring = prunable_wiring(model, (INPUT,))
     plan = Plan({"g": Share(4, 3, (1,))})  # offset 1 in both groups of g; two outputs of d for each
     filters = {"g.weight": [1, 5], "d.weight": [2, 3, 10, 11]}
     assert picked_rows(targets(model, wiring, plan, Penalize.WEIGHTS), model) == filters
@@ -136,7 +136,7 @@ def test_what_is_pulled_at() -> None:
 
 def test_batch_norm_belongs_to_the_unit() -> None:
     model = Residual()
-    wiring = prunable_wiring(model, INPUT)
+    wiring = prunable_wiring(model, (INPUT,))
     plan = Plan({"stem": Share(6, 5, (2,))})
     found = picked_rows(targets(model, wiring, plan, Penalize.UNIT), model)
     assert {name for name in found if name.startswith("bn")} == {"bn.weight", "bn.bias"}
@@ -145,7 +145,7 @@ def test_batch_norm_belongs_to_the_unit() -> None:
 
 def test_consumers_and_unpicked_groups_get_no_penalty() -> None:
     model = Residual()
-    wiring = prunable_wiring(model, INPUT)
+    wiring = prunable_wiring(model, (INPUT,))
     plan = Plan({"a1": Share(5, 3, (0, 4))})
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)

@@ -18,7 +18,7 @@ from greg_compress.options import Decay, Penalize, Precision
 from greg_compress.penalty import GrowingPenalty, GrowthSchedule, gauges, targets
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.sources.data import Normalization, Part
-from greg_compress.surgery.proof import prunable_wiring
+from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.batches import Batches, augment
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
@@ -52,7 +52,7 @@ def make_loop(model: nn.Module, total: int = 20, penalised: bool = True, seed: i
     batches = Batches(part(), NORMAL, batch_size=8, seed=seed, padding=1, flips=True)
     penalty = None
     if penalised:
-        wiring = prunable_wiring(model, (1, 6, 6))
+        wiring = prunable_wiring(model, ((1, 6, 6),))
         plan = Plan({"a": Share(4, 2, (1, 3)), "b": Share(3, 2, (0,))})
         penalty = GrowingPenalty(
             GrowthSchedule(1.0, 0.1, 1, total),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from greg_compress.wiring.skeleton import Shapes
 from sample_models.resnet_cifar import ResNetCifar
 
 FREE, COUPLED, FROZEN = "free", "coupled", "frozen"
@@ -23,6 +23,7 @@ class Chain(nn.Module):
     """conv - BatchNorm - relu - conv - flatten into linear: a unit of `b` is 16 inputs of `fc`."""
 
     groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (773, 275), (27968, 8768)
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,6 +39,7 @@ class Hidden(nn.Module):
     """Linear layers in a row: a matrix that loses rows and columns at once."""
 
     groups = {"a": (6, FREE), "h": (7, FREE), "i": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (2927, 683), (13111, 5774)
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +54,7 @@ class Residual(nn.Module):
     """Two blocks on one stream: stem and block ends are coupled, the block's first convs are free."""
 
     groups = {"stem": (6, COUPLED), "a1": (5, FREE), "b1": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (1201, 656), (72600, 38040)
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,6 +76,7 @@ class Projection(nn.Module):
     """A block whose shortcut has a convolution of its own (ResNet-50's downsample)."""
 
     groups = {"stem": (4, FREE), "a1": (5, FREE), "a2": (6, COUPLED), "fc": (4, FROZEN)}
+    params, macs = (631, 254), (37272, 13464)
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,6 +105,7 @@ class OptionA(ResNetCifar):
         "layer3.0.conv2": (8, FROZEN),
         "fc": (10, FROZEN),
     }
+    params, macs = (5006, 2674), (53152, 30112)
 
     def __init__(self) -> None:
         super().__init__(1, 3, 10, 4)
@@ -110,6 +115,7 @@ class Concat(nn.Module):
     """A concat in both orders, and of a tensor with itself."""
 
     groups = {"a": (3, FREE), "b": (4, FREE), "c": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (903, 226), (52456, 12112)
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,23 +130,56 @@ class Concat(nn.Module):
 
 
 class Grouped(nn.Module):
-    """A grouped convolution loses equal offsets in every group; a depthwise one follows its input."""
+    """Two groups of three inputs and four outputs: equal offsets in both are the finer cut."""
 
     groups = {"a": (3, FREE), "g": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (428, 116), (24224, 5776)
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.g, self.d = conv(3, 6), conv(6, 8, groups=2), conv(8, 16, groups=8)
-        self.fc = nn.Linear(16, 4)
+        self.a, self.g, self.fc = conv(3, 6), conv(6, 8, groups=2), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.relu(self.d(F.relu(self.g(F.relu(self.a(x)))))).mean((2, 3)))
+        return self.fc(F.relu(self.g(F.relu(self.a(x)))).mean((2, 3)))
+
+
+class WholeGroups(nn.Module):
+    """Four groups of two inputs and three outputs: a whole group is the finer cut, 5 channels at once."""
+
+    groups = {"a": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (1045, 360), (62228, 20744)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.g, self.bn = conv(3, 8), conv(8, 12, groups=4), nn.BatchNorm2d(12)
+        self.b, self.fc = conv(12, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn(self.g(F.relu(self.a(x)))))
+        return self.fc(F.relu(self.b(x)).mean((2, 3)))
+
+
+class Depthwise(nn.Module):
+    """A depthwise convolution follows the channels that it reads, with a multiplier of 1 and of 2."""
+
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (407, 182), (21544, 9616)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.d, self.b = conv(3, 6), conv(6, 6, groups=6), conv(6, 5, 1)
+        self.m, self.fc = conv(5, 10, groups=5), nn.Linear(10, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.b(F.relu(self.d(F.relu(self.a(x))))))
+        return self.fc(F.relu(self.m(x)).mean((2, 3)))
 
 
 class Gated(nn.Module):
     """Squeeze-and-excite: the gate's last layer goes with the channels that it scales, uncoupled."""
 
     groups = {"a": (6, FREE), "squeeze": (3, FREE), "fc": (4, FROZEN)}
+    params, macs = (241, 110), (10428, 5202)
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,22 +193,38 @@ class Gated(nn.Module):
 
 
 class Strided(nn.Module):
-    """Every second channel is read: cut at will the network still runs, and reads the wrong ones."""
+    """Every second channel is read: two neighbours go together, or the rest would read the wrong ones."""
 
-    groups = {"a": (4, FROZEN), "a#2": (4, FROZEN), "fc": (4, FROZEN)}
+    groups = {"a": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (433, 162), (25364, 9224)
 
     def __init__(self) -> None:
         super().__init__()
-        self.a, self.fc = conv(3, 8), nn.Linear(4, 4)
+        self.a, self.b, self.fc = conv(3, 8), conv(4, 5), nn.Linear(5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc(F.relu(self.a(x))[:, 0::2].mean((2, 3)))
+        return self.fc(F.relu(self.b(F.relu(self.a(x))[:, 0::2])).mean((2, 3)))
+
+
+class Rolled(nn.Module):
+    """The last channel comes first: it has to stay the last one, so that none is cut."""
+
+    groups = {"a": (6, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (467, 290), (27668, 17288)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 6), conv(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(F.relu(self.a(x)).roll(1, 1))).mean((2, 3)))
 
 
 class Mixed(nn.Module):
     """Softmax over channels mixes them: nobody's unit can go."""
 
     groups = {"a": (6, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (467, 290), (27668, 17288)
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,6 +238,7 @@ class OneChannel(nn.Module):
     """Layers of one channel: a dimension of size 1 is a real channel, and cannot be emptied."""
 
     groups = {"a": (1, FREE), "b": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (88, 60), (4048, 2888)
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,6 +252,7 @@ class PerChannel(nn.Module):
     """A learned scale per channel, PReLU, and spatial attention by a single channel."""
 
     groups = {"a": (6, FREE), "attend": (1, FROZEN), "fc": (4, FROZEN)}
+    params, macs = (263, 134), (13848, 6924)
 
     def __init__(self) -> None:
         super().__init__()
@@ -212,6 +269,7 @@ class TrainOnly(nn.Module):
     """A head that reads the trunk in training only, and a module that never runs."""
 
     groups = {"a": (6, FREE), "fc": (4, FROZEN), "aux": (4, FROZEN)}
+    params, macs = (266, 158), (10392, 5196)
 
     def __init__(self) -> None:
         super().__init__()
@@ -227,6 +285,7 @@ class Padded(nn.Module):
     """Zeros around the image belong to their channel, unlike zeros around the channels."""
 
     groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (587, 149), (35348, 8456)
 
     def __init__(self) -> None:
         super().__init__()
@@ -241,6 +300,7 @@ class Shared(nn.Module):
     """One module under two names, another called twice, and a weight tied between two modules: one group."""
 
     groups = {"a": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (420, 140), (43792, 12680)
 
     def __init__(self) -> None:
         super().__init__()
@@ -256,10 +316,11 @@ class Shared(nn.Module):
         return self.fc(self.u(F.relu(self.t(x))).mean((2, 3)))
 
 
-class Halves(nn.Module):
-    """Two halves of one layer that can only lose equal counts."""
+class Chunked(nn.Module):
+    """The halves of one layer can only lose equal counts, so that equal offsets go together."""
 
-    groups = {"a": (4, FROZEN), "a#2": (4, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
+    groups = {"a": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (618, 200), (36884, 11528)
 
     def __init__(self) -> None:
         super().__init__()
@@ -270,10 +331,192 @@ class Halves(nn.Module):
         return self.fc((F.relu(self.b(a)) * F.relu(self.c(b))).mean((2, 3)))
 
 
+class FixedHalves(nn.Module):
+    """The same with sizes that are written in the code, and do not follow a cut."""
+
+    groups = {"a": (4, FROZEN), "a#2": (4, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (618, 384), (36884, 23048)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = conv(3, 8), conv(4, 5), conv(4, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.relu(self.a(x)).split([4, 4], 1)
+        return self.fc((F.relu(self.b(a)) * F.relu(self.c(b))).mean((2, 3)))
+
+
+class Written(nn.Module):
+    """Zeros, and two tensors written into slices of them."""
+
+    groups = {"a": (3, FREE), "b": (4, FREE), "c": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (540, 152), (32276, 8648)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = conv(3, 3), conv(3, 4), conv(7, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = F.relu(self.a(x)), F.relu(self.b(x))
+        both = x.new_zeros(x.shape[0], a.shape[1] + b.shape[1], *x.shape[2:])
+        both[:, : a.shape[1]] = a
+        both[:, a.shape[1] :] += b
+        return self.fc(F.relu(self.c(both)).mean((2, 3)))
+
+
+class GatedHalves(nn.Module):
+    """GLU: channel j of the first half times the sigmoid of channel j of the second."""
+
+    groups = {"a": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (449, 170), (25364, 9224)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.b, self.fc = conv(3, 8), nn.BatchNorm2d(8), conv(4, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(F.glu(self.bn(self.a(x)), 1))).mean((2, 3)))
+
+
+class Upward(nn.Module):
+    """Transposed convolutions (plain, grouped, whole groups, depthwise), upsampling, and a skip by concat."""
+
+    groups = {"a": (4, FREE), "up": (3, FREE), "g": (3, FREE), "b": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (1330, 352), (83376, 23320)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = conv(3, 4)
+        self.up, self.bn = nn.ConvTranspose2d(4, 6, 2, stride=2), nn.BatchNorm2d(6)
+        self.g = nn.ConvTranspose2d(6, 6, 3, padding=1, groups=2)
+        self.b = conv(10, 8)
+        self.w = nn.ConvTranspose2d(8, 12, 2, stride=2, groups=4, bias=False)
+        self.d = nn.ConvTranspose2d(12, 12, 2, groups=12)
+        self.fc = nn.Linear(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.a(x))
+        x = F.relu(self.g(F.relu(self.bn(self.up(F.max_pool2d(a, 2))))))
+        x = F.interpolate(F.avg_pool2d(x, 2), scale_factor=2, mode="bilinear")
+        x = F.relu(self.b(torch.cat([a, x], 1)))
+        return self.fc(F.relu(self.d(F.relu(self.w(x)))).mean((2, 3)))
+
+
+class OneDimension(nn.Module):
+    """Signals: 1-d convolutions, BatchNorm, pooling and upsampling."""
+
+    inputs = ((2, 16),)
+    groups = {"a": (6, FREE), "up": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (195, 67), (1268, 416)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn = nn.Conv1d(2, 6, 3), nn.BatchNorm1d(6)
+        self.up, self.b, self.fc = nn.ConvTranspose1d(6, 4, 2, 2), nn.Conv1d(4, 5, 3, groups=1), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.avg_pool1d(F.max_pool1d(F.relu(self.bn(self.a(x))), 2), 2)
+        x = F.interpolate(F.relu(self.up(x)), scale_factor=2)
+        return self.fc(F.adaptive_avg_pool1d(F.relu(self.b(x)), 1).flatten(1))
+
+
+class ThreeDimensions(nn.Module):
+    """Volumes: 3-d convolutions, BatchNorm and every 3-d pooling."""
+
+    inputs = ((2, 4, 8, 8),)
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (641, 239), (102404, 45368)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.bn, self.b = nn.Conv3d(2, 6, 3, padding=1), nn.BatchNorm3d(6), nn.Conv3d(6, 5, (1, 3, 3))
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool3d(F.relu(self.bn(self.a(x))), (2, 1, 1))
+        x = F.avg_pool3d(F.relu(self.b(x)), (1, 2, 2))
+        return self.fc(F.adaptive_max_pool3d(x, 1).flatten(1))
+
+
+class TwoInputs(nn.Module):
+    """An image and a vector, of which the vector scales the image's channels."""
+
+    inputs = (INPUT, (7,))
+    groups = {"a": (6, FREE), "fc": (4, FROZEN)}
+    params, macs = (244, 124), (10434, 5217)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.v, self.fc = conv(3, 6), nn.Linear(7, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor, vector: Tensor) -> Tensor:
+        return self.fc((F.relu(self.a(x)) * self.v(vector)[:, :, None, None]).mean((2, 3)))
+
+
+class TwoOutputs(nn.Module):
+    """A feature map that leaves the network is frozen, whoever reads it next."""
+
+    groups = {"a": (6, FREE), "b": (5, FROZEN), "fc": (4, FROZEN)}
+    params, macs = (467, 248), (27668, 13844)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 6), conv(6, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = F.relu(self.b(F.relu(self.a(x))))
+        return features, self.fc(features.mean((2, 3)))
+
+
+class NamedOutputs(TwoOutputs):
+    """The same in dictionaries and lists."""
+
+    def forward(self, x: Tensor) -> dict[str, Any]:
+        features, scores = super().forward(x)
+        return {"scores": [scores], "features": features, "name": "this"}
+
+
+class Functional(nn.Module):
+    """A convolution, a BatchNorm and a matrix product that no modules of their own make."""
+
+    groups = {"kernel": (5, FREE), "head": (4, FROZEN)}
+    params, macs = (170, 68), (4880, 1952)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.bias = nn.Parameter(torch.randn(5, 3, 3, 3)), nn.Parameter(torch.randn(5))
+        self.scale, self.shift = nn.Parameter(torch.rand(5) + 0.5), nn.Parameter(torch.randn(5))
+        self.register_buffer("mean", torch.randn(5))
+        self.register_buffer("var", torch.rand(5) + 0.5)
+        self.head = nn.Parameter(torch.randn(4, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.conv2d(x, self.kernel, self.bias)
+        x = F.relu(F.batch_norm(x, self.mean, self.var, self.scale, self.shift))
+        return F.linear(x.mean((2, 3)), self.head)
+
+
+class Deciding(nn.Module):
+    """A branch that a value decides, and a tensor outside the module tree: this runs on the CPU alone."""
+
+    groups = {"a": (6, FREE), "fc": (4, FROZEN)}
+    params, macs = (196, 100), (10392, 5196)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.fc, self.scale = conv(3, 6), nn.Linear(6, 4), [torch.tensor(0.5, dtype=torch.float64)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.isnan().any().item():
+            raise ValueError("not a number")
+        return self.fc((F.relu(self.a(x)) * self.scale[0].to(x.dtype)).mean((2, 3)))
+
+
 class Fixed(nn.Module):
     """A filter that is a buffer, a shortcut of new zeros, and a scale that training does not see."""
 
     groups = {"a": (4, FROZEN), "b": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (280, 198), (18448, 13832)
 
     def __init__(self) -> None:
         super().__init__()
@@ -287,88 +530,14 @@ class Fixed(nn.Module):
         return self.fc((x + torch.zeros_like(x)).mean((2, 3)))
 
 
-ZOO: list[Callable[[], nn.Module]] = [
-    *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, Gated, Strided, Mixed),
-    *(OneChannel, PerChannel, TrainOnly, Padded, Shared, Halves, Fixed),
+ZOO: list[type[nn.Module]] = [
+    *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, WholeGroups, Depthwise, Gated, GatedHalves),
+    *(Strided, Rolled, Mixed, OneChannel, PerChannel, TrainOnly, Padded, Shared, Chunked, FixedHalves, Written),
+    *(Upward, OneDimension, ThreeDimensions, TwoInputs, TwoOutputs, NamedOutputs, Functional, Deciding, Fixed),
 ]
 
 
-@dataclass(frozen=True)
-class Block:
-    """A way to go on from `channels` channels, for networks built at random."""
-
-    kind: str
-    width: int
-
-
-class Random(nn.Module):
-    """A network of blocks; its repr is all that is needed to build it again."""
-
-    def __init__(self, blocks: list[Block]) -> None:
-        super().__init__()
-        self.blocks = blocks
-        self.layers = nn.ModuleList()
-        channels = 3
-        for block in blocks:
-            channels = self._add(block, channels)
-        self.fc = nn.Linear(channels, 4)
-
-    def _add(self, block: Block, channels: int) -> int:
-        width = block.width
-        parts: dict[str, nn.Module] = {}
-        if block.kind in ("plain", "option_a"):
-            width = channels + 2 * block.width if block.kind == "option_a" else width
-            parts = {"a": conv(channels, width), "bn": nn.BatchNorm2d(width)}
-        elif block.kind == "residual":
-            parts = {"a": conv(channels, width), "bn": nn.BatchNorm2d(width), "b": conv(width, channels)}
-            width = channels
-        elif block.kind == "concat":
-            parts = {"a": conv(channels, width), "b": conv(channels, width + 1)}
-            width = 2 * width + 1
-        elif block.kind == "gate":
-            parts = {"a": conv(channels, width), "b": conv(width, 2, 1), "c": conv(2, width, 1)}
-        elif block.kind == "depthwise":
-            parts = {"a": conv(channels, channels, groups=channels), "b": conv(channels, width, 1)}
-        self.layers.append(nn.ModuleDict(parts))
-        return width
-
-    def forward(self, x: Tensor) -> Tensor:
-        for block, layer in zip(self.blocks, self.layers, strict=True):
-            x = getattr(self, f"_{block.kind}")(block, layer, x)
-        return self.fc(x.mean((2, 3)))
-
-    def _plain(self, _: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        return F.relu(m["bn"](m["a"](x)))
-
-    def _option_a(self, block: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        return F.relu(m["bn"](m["a"](x)) + F.pad(x, (0, 0, 0, 0, block.width, block.width)))
-
-    def _residual(self, _: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        return F.relu(x + m["b"](F.relu(m["bn"](m["a"](x)))))
-
-    def _concat(self, _: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        return F.relu(torch.cat([m["b"](x), m["a"](x)], 1))
-
-    def _gate(self, _: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        x = F.relu(m["a"](x))
-        return x * torch.sigmoid(m["c"](F.relu(m["b"](x.mean((2, 3), keepdim=True)))))
-
-    def _depthwise(self, _: Block, m: nn.ModuleDict, x: Tensor) -> Tensor:
-        return F.relu(m["b"](F.relu(m["a"](x))))
-
-    def __repr__(self) -> str:
-        return f"Random({self.blocks})"
-
-
-KINDS = ("plain", "option_a", "residual", "concat", "gate", "depthwise")
-
-
-def settle(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Give BatchNorms statistics and affine values that are neither 0 nor 1, in float64 and eval mode."""
-    random = torch.Generator().manual_seed(seed)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            for tensor in (module.weight, module.bias, module.running_mean, module.running_var):
-                assert tensor is not None
-                tensor.data = torch.rand(tensor.shape, generator=random) + 0.5
-    return model.double().eval()
+def inputs_of(net: Any) -> Shapes:
+    """The shapes that a network of the zoo takes."""
+    found: Shapes = getattr(net, "inputs", (INPUT,))
+    return found

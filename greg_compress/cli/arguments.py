@@ -37,7 +37,8 @@ ArchArg = Annotated[
     list[str] | None, Option("--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture; repeats.")
 ]
 InputShape = Annotated[
-    str | None, Option("--input-shape", metavar="C,H,W", help="Where the network does not say it itself.")
+    list[str] | None,
+    Option("--input-shape", metavar="C,H,W", help="Where the network does not say it; repeats for several inputs."),
 ]
 Data = Annotated[str, Option("--data", metavar="DATA", help="digits or fashion-mnist[:ROOT].")]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -75,8 +76,8 @@ def trainable_options(
     return _model_options(arch, parse_architecture(arch, arch_arg or ()), input_shape)
 
 
-def _model_options(model: str, arch: Architecture | None, input_shape: str | None) -> ModelOptions:
-    return ModelOptions(model, arch, None if input_shape is None else parse_input_shape(input_shape))
+def _model_options(model: str, arch: Architecture | None, input_shape: list[str] | None) -> ModelOptions:
+    return ModelOptions(model, arch, tuple(map(parse_input_shape, input_shape)) if input_shape else None)
 
 
 def selection(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy
 
 from greg_compress.deploy.onnx_file import session
+from greg_compress.wiring.skeleton import Shapes
 
 WARM_RUNS = 10
 WARM_SECONDS = 0.5
@@ -35,11 +36,13 @@ class Latency:
         return asdict(self)
 
 
-def measure(paths: Sequence[Path], input_shape: Sequence[int], threads: int, runs: int) -> list[Latency]:
+def measure(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int) -> list[Latency]:
     """Time each file `runs` times, taking turns, so that a machine that slows down slows all of them."""
     sessions = [session(path, threads) for path in paths]
-    sample = numpy.random.default_rng(0).standard_normal((1, *input_shape), dtype=numpy.float32)
-    feeds = [{runtime.get_inputs()[0].name: sample} for runtime in sessions]
+    random = numpy.random.default_rng(0)
+    samples = [random.standard_normal((1, *shape), dtype=numpy.float32) for shape in input_shapes]
+    names = [[entry.name for entry in runtime.get_inputs()] for runtime in sessions]
+    feeds = [dict(zip(each, samples, strict=True)) for each in names]
     for runtime, feed in zip(sessions, feeds, strict=True):
         start, count = time.perf_counter(), 0
         while count < WARM_RUNS or time.perf_counter() - start < WARM_SECONDS:

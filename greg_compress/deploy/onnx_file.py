@@ -6,7 +6,6 @@ import contextlib
 import copy
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +14,10 @@ import numpy
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from greg_compress.errors import CheckFailed, GregError, RequestError, first_line, input_fault
+from greg_compress.wiring.skeleton import Shapes, output_tensors
 
 EXAMPLE_BATCH = 2
 """The exporter specialises a batch of 1."""
@@ -53,7 +53,7 @@ def flushed(model: nn.Module) -> tuple[nn.Module, int]:
     return ready, count
 
 
-def write(model: nn.Module, input_shape: Sequence[int], path: Path, opset: int | None) -> None:
+def write(model: nn.Module, input_shapes: Shapes, path: Path, opset: int | None) -> None:
     """Export a network whose batch size stays free, as one file, and have onnx check it.
 
     Raises:
@@ -63,7 +63,7 @@ def write(model: nn.Module, input_shape: Sequence[int], path: Path, opset: int |
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and opset > newest:
         raise RequestError(f"--opset {opset}: the newest that this onnx knows is {newest}")
-    example = torch.zeros((EXAMPLE_BATCH, *input_shape))
+    examples = tuple(torch.zeros((EXAMPLE_BATCH, *shape)) for shape in input_shapes)
     batch = torch.export.Dim("batch")
     # The exporter talks on stdout, which belongs to the result, and warns about its own insides.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -71,14 +71,14 @@ def write(model: nn.Module, input_shape: Sequence[int], path: Path, opset: int |
         try:
             torch.onnx.export(
                 model,
-                (example,),
+                examples,
                 path,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
                 opset_version=opset,
-                input_names=["input"],
-                dynamic_shapes=({0: batch},),
+                input_names=["input"] if len(examples) == 1 else [f"input_{n}" for n in range(len(examples))],
+                dynamic_shapes=tuple({0: batch} for _ in examples),
             )
         except OSError:
             raise
@@ -108,26 +108,28 @@ def session(path: Path, threads: int) -> onnxruntime.InferenceSession:
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def compare(model: nn.Module, path: Path, input_shape: Sequence[int], tolerance: float) -> Parity:
-    """Run PyTorch and onnxruntime on the same random inputs."""
+def compare(model: nn.Module, path: Path, input_shapes: Shapes, tolerance: float) -> Parity:
+    """Run PyTorch and onnxruntime on the same random inputs, and compare every output; top-1 is of the first."""
     runtime = session(path, threads=1)
-    name = runtime.get_inputs()[0].name
+    names = [entry.name for entry in runtime.get_inputs()]
     absolute = relative = 0.0
     agreed = samples = 0
     for seed in CHECKED_SEEDS:
         for batch in CHECKED_BATCHES:
             random = torch.Generator().manual_seed(seed)
-            images = torch.randn((batch, *input_shape), generator=random)
+            inputs = [torch.randn((batch, *shape), generator=random) for shape in input_shapes]
             with torch.no_grad(), input_fault("the network fails on random inputs"):
-                wanted = model(images)
-            got = torch.from_numpy(numpy.asarray(runtime.run(None, {name: images.numpy()})[0]))
-            if not isinstance(wanted, Tensor) or wanted.shape != got.shape:
+                wanted = output_tensors(model(*inputs))
+            feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+            got = [torch.from_numpy(numpy.asarray(output)) for output in runtime.run(None, feed)]
+            if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in got]:
                 return Parity(float("inf"), float("inf"), 0.0, False)
-            if not bool(wanted.isfinite().all() and got.isfinite().all()):
-                raise GregError("the network's outputs are not finite (NaN or infinity); nothing was exported")
-            error = (wanted - got).abs().max().item()
-            absolute = max(absolute, error)
-            relative = max(relative, error / (wanted.abs().max().item() or 1.0))
-            agreed += int((wanted.flatten(1).argmax(1) == got.flatten(1).argmax(1)).sum())
+            for ours, theirs in zip(wanted, got, strict=True):
+                if not bool(ours.isfinite().all() and theirs.isfinite().all()):
+                    raise GregError("the network's outputs are not finite (NaN or infinity); nothing was exported")
+                error = (ours - theirs).abs().max().item()
+                absolute = max(absolute, error)
+                relative = max(relative, error / (ours.abs().max().item() or 1.0))
+            agreed += int((wanted[0].flatten(1).argmax(1) == got[0].flatten(1).argmax(1)).sum())
             samples += batch
     return Parity(absolute, relative, agreed / samples, relative <= tolerance)

@@ -18,7 +18,7 @@ def choose(model: nn.Module, wiring: Wiring, selection: Selection) -> Plan:
         RequestError: the selection does not fit the network.
         CheckFailed: it removes nothing.
     """
-    plan = resolve(selection.ratios, selection.skip, wiring, model)
+    plan = resolve(selection.ratios, selection.skip, wiring)
     require_effect(plan, wiring)
     scores = {group.name: criteria.l1(model, wiring, group) for group in wiring.groups if group.name in plan.shares}
     return plan.decide(scores)

@@ -1,99 +1,153 @@
-"""Resolve ratios against a network's wiring: how many units each group keeps."""
+"""Resolve ratios against a network's wiring: how many units each group keeps.
+
+Every notation comes down to entries: some layers, and a ratio for the groups that these layers make. The last
+entry that matches a group wins; `--skip` wins over all.
+"""
 
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-
-from torch import nn
+from fnmatch import fnmatchcase
 
 from greg_compress.errors import RequestError
 from greg_compress.selection.plan import Plan, Share
-from greg_compress.selection.ratios import Ratios, units_to_remove
+from greg_compress.selection.ratios import IndexRange, Ratios, units_to_remove
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer
 
+FOLLOWS = "it follows the channels that it reads"
+"""Why a depthwise convolution has no ratio of its own."""
 
-def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring, model: nn.Module) -> Plan:
+
+@dataclass(frozen=True)
+class Entry:
+    """What one part of RATIOS asks for."""
+
+    text: str
+    layers: list[Layer]
+    ratio: Decimal
+
+
+def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring) -> Plan:
     """Return the plan (counts only) that `ratios` mean for this network.
 
     Args:
         skip: names of modules, `*` crossing dots, each standing for all below it; they win over ratios.
 
     Raises:
-        RequestError: a stage list of the wrong length, a stage that cannot lose anything, a skip that
-            matches nothing.
+        RequestError: a stage list of the wrong length; an entry or a skip that matches nothing; an entry of which
+            every match is frozen or coupled.
     """
-    stages = conv_stages(wiring, model)
     if ratios.uniform is not None:
-        wanted = _uniform(ratios.uniform, wiring, model)
+        wanted = _uniform(ratios.uniform, wiring)
     else:
-        wanted = _per_stage(ratios, stages, wiring)
-    skipped = _skipped(skip, wiring)
+        wanted = _by_entries(list(_entries(ratios, wiring)), wiring)
+    spared = {name for pattern in skip for name in _spared(pattern, wiring)}
     shares = {}
     for group in wiring.groups:
-        ratio = wanted.get(group.name, Decimal(0))
-        if group.reason or group.name in skipped:
+        if group.reason or group.name in spared:
             continue
-        if (count := units_to_remove(ratio, group.channels)) > 0:
+        if (count := units_to_remove(wanted.get(group.name, Decimal(0)), group.channels)) > 0:
             shares[group.name] = Share(group.channels, group.channels - count)
     return Plan(shares)
 
 
-def is_convolution(layer: Layer, model: nn.Module) -> bool:
-    """Whether a layer is a convolution (its weight has spatial dimensions) rather than linear."""
-    return model.get_parameter(layer.weight).dim() > 2
-
-
 def stage_of(layer: Layer) -> str:
     """The top-level child that holds the layer."""
-    return layer.module.partition(".")[0]
+    return layer.name.partition(".")[0]
 
 
-def conv_stages(wiring: Wiring, model: nn.Module) -> list[str]:
+def conv_stages(wiring: Wiring) -> list[str]:
     """The top-level children that hold convolutions, in order of execution."""
-    return list(dict.fromkeys(stage_of(layer) for layer in wiring.layers if is_convolution(layer, model)))
+    return list(dict.fromkeys(stage_of(layer) for layer in wiring.layers if layer.convolves))
 
 
-def _uniform(ratio: Decimal, wiring: Wiring, model: nn.Module) -> dict[str, Decimal]:
+def indexed_layers(wiring: Wiring) -> list[Layer]:
+    """The layers that RATIOS can name by index: all in order of execution but shortcuts and linear output layers."""
+    return [layer for layer in wiring.layers if not (layer.shortcut or _is_output(layer, wiring))]
+
+
+def _is_output(layer: Layer, wiring: Wiring) -> bool:
+    group = wiring.group_of(layer.weight)
+    return not layer.convolves and group is not None and bool(group.frozen)
+
+
+def _uniform(ratio: Decimal, wiring: Wiring) -> dict[str, Decimal]:
     """One ratio for every group, except that of the first convolution (the paper, section 4.1)."""
-    first = next((layer for layer in wiring.layers if is_convolution(layer, model)), None)
+    first = next((layer for layer in wiring.layers if layer.convolves), None)
     return {group.name: ratio for group in wiring.groups if first is None or first.weight not in group.sources}
 
 
-def _per_stage(ratios: Ratios, stages: list[str], wiring: Wiring) -> dict[str, Decimal]:
-    if len(ratios.stages) != len(stages):
-        raise RequestError(
-            f"--ratios {ratios.text} has {len(ratios.stages)} numbers, but the network has {len(stages)} stages"
-            f" with convolutions: {', '.join(stages)}"
-        )
-    wanted: dict[str, Decimal] = {}
-    for stage, ratio in zip(stages, ratios.stages, strict=True):
-        groups = [group for group in wiring.groups if group.name.partition(".")[0].partition("#")[0] == stage]
-        if ratio and all(group.reason for group in groups):
-            reason = groups[0].reason if groups else "it makes no units"
-            raise RequestError(f"--ratios {ratios.text}: nothing in stage {stage} can be pruned ({reason})")
-        wanted.update({group.name: ratio for group in groups})
+def _entries(ratios: Ratios, wiring: Wiring) -> Iterator[Entry]:
+    """What a stage list, index ranges or names ask for, in order."""
+    if ratios.stages:
+        stages = conv_stages(wiring)
+        if len(ratios.stages) != len(stages):
+            raise RequestError(
+                f"--ratios {ratios.text} has {len(ratios.stages)} numbers, but the network has {len(stages)} stages"
+                f" with convolutions: {', '.join(stages)}"
+            )
+        for stage, ratio in zip(stages, ratios.stages, strict=True):
+            yield Entry(f"stage {stage}", [layer for layer in wiring.layers if stage_of(layer) == stage], ratio)
+    for where, ratio in ratios.entries:
+        asked = f"--ratios: {where}"
+        layers = _ranged(where, asked, wiring) if isinstance(where, IndexRange) else _named(where, asked, wiring)
+        yield Entry(str(where), layers, ratio)
+
+
+def _by_entries(entries: Sequence[Entry], wiring: Wiring) -> dict[str, Decimal]:
+    wanted = {}
+    for entry in entries:
+        weights = {layer.weight for layer in entry.layers}
+        groups = [group for group in wiring.groups if not weights.isdisjoint(group.sources)]
+        if entry.ratio and all(group.reason for group in groups):
+            raise RequestError(f"--ratios: nothing in {entry.text} can be pruned ({_why_not(entry, groups, wiring)})")
+        wanted.update({group.name: entry.ratio for group in groups})
     return wanted
 
 
-def _skipped(skip: Sequence[str], wiring: Wiring) -> set[str]:
-    """Names of the groups that a pattern spares: any of whose sources lies at or below a match."""
-    names = {layer.weight: layer.module for layer in wiring.layers}
-    spared: set[str] = set()
-    for pattern in skip:
-        matches = re.compile(re.escape(pattern).replace(r"\*", ".*") + r"(\..*)?").fullmatch
-        hit = {weight for weight, module in names.items() if matches(module)}
-        if not hit:
-            known = sorted(set(names.values()) | {stage_of(layer) for layer in wiring.layers})
-            near = difflib.get_close_matches(pattern, known, n=2, cutoff=0.4)
-            hint = f"; nearest: {', '.join(near)}" if near else ""
-            raise RequestError(f"--skip {pattern} matches no layer{hint}")
-        spared |= {group.name for group in wiring.groups if _touches(group, hit)}
-    return spared
+def _why_not(entry: Entry, groups: Sequence[Group], wiring: Wiring) -> str:
+    if groups:
+        return f"{groups[0].name} is {groups[0].reason}"
+    leader = next((group.name for layer in entry.layers if (group := _leader(layer, wiring))), None)
+    return FOLLOWS + (f"; name {leader} instead" if leader else "")
 
 
-def _touches(group: Group, weights: set[str]) -> bool:
-    return any(source in weights for source in group.sources)
+def _leader(layer: Layer, wiring: Wiring) -> Group | None:
+    """The group whose units a depthwise convolution follows."""
+    unit = wiring.roots[layer.channels[0]]
+    return next((group for group in wiring.groups if bool((group.units == unit).any())), None)
+
+
+def _spared(pattern: str, wiring: Wiring) -> set[str]:
+    """Names of the groups that a skipped layer makes or follows."""
+    layers = _named(pattern, f"--skip {pattern}", wiring)
+    weights = {layer.weight for layer in layers}
+    made = {group.name for group in wiring.groups if not weights.isdisjoint(group.sources)}
+    return made | {group.name for layer in layers if layer.follows and (group := _leader(layer, wiring))}
+
+
+def _ranged(where: IndexRange, asked: str, wiring: Wiring) -> list[Layer]:
+    layers = indexed_layers(wiring)
+    if where.last >= len(layers):
+        raise RequestError(f"{asked} goes beyond the last layer, which has index {len(layers) - 1}; see greg analyze")
+    return layers[where.first : where.last + 1]
+
+
+def _named(pattern: str, asked: str, wiring: Wiring) -> list[Layer]:
+    """The layers at or below the modules that a pattern matches."""
+    paths = {layer.weight: _path(layer.name) for layer in wiring.layers}
+    found = [layer for layer in wiring.layers if any(fnmatchcase(name, pattern) for name in paths[layer.weight])]
+    if not found:
+        known = dict.fromkeys(name for path in paths.values() for name in path)
+        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
+        raise RequestError(f"{asked} matches no layer" + (f"; nearest: {', '.join(near)}" if near else ""))
+    return found
+
+
+def _path(name: str) -> list[str]:
+    """A layer's name and those of all modules around it, from the inside."""
+    return [name.rsplit(".", cut)[0] for cut in range(name.count(".") + 1)]

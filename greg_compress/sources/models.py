@@ -137,12 +137,14 @@ def _torchvision(architecture: Architecture) -> nn.Module:
     return _call(functools.partial(builder, **dict.fromkeys(without)), architecture)
 
 
-def default_input_shape(architecture: Architecture, model: nn.Module) -> tuple[int, ...] | None:
-    """The input shape that a network is known to take: its own `input_shape`, or torchvision's default."""
+def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[tuple[int, ...], ...] | None:
+    """The shapes that a network is known to take: its own `input_shape` (a tuple of them for several inputs), or
+    torchvision's default."""
     own = getattr(model, "input_shape", None)
     if own is not None:
         with input_fault(f"{architecture.spec} has an input_shape that is no shape"):
-            return tuple(int(size) for size in own)
+            shapes = own if own and all(isinstance(shape, (tuple, list)) for shape in own) else (own,)
+            return tuple(tuple(int(size) for size in shape) for shape in shapes)
     if architecture.source == "torchvision":
-        return (3, 299, 299) if architecture.name == "inception_v3" else (3, 224, 224)
+        return ((3, 299, 299),) if architecture.name == "inception_v3" else ((3, 224, 224),)
     return None

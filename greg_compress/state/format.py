@@ -11,7 +11,7 @@ from greg_compress.errors import InputError
 from greg_compress.sources.specs import Architecture
 
 FORMAT = "greg-state"
-VERSION = 1
+VERSION = 2
 STAGES = ("dense", "regularized", "pruned", "finetuned")
 
 
@@ -21,11 +21,13 @@ class State:
 
     stage: str
     architecture: Architecture
-    input_shape: tuple[int, ...]
-    """Of one sample, (C, H, W) for images."""
+    input_shapes: tuple[tuple[int, ...], ...]
+    """Of one sample of each input: ((C, H, W),) for a network that takes one image."""
     weights: dict[str, Tensor]
     shapes: dict[str, list[int]] = field(default_factory=dict)
     """The shape of every tensor that was cut; the rest is as the factory makes it."""
+    groups: dict[str, int] = field(default_factory=dict)
+    """The groups of every convolution that lost whole ones, by its module's name."""
     memory_format: str = "contiguous_format"
     """Name of a torch.memory_format; set before the weights load, so that outputs repeat bit for bit."""
     normalization: dict[str, Any] | None = None
@@ -41,16 +43,17 @@ class State:
     def to_dict(self) -> dict[str, Any]:
         fields = {name: getattr(self, name) for name in self.__dataclass_fields__}
         fields["architecture"] = asdict(self.architecture)
-        fields["input_shape"] = list(self.input_shape)
+        fields["input_shapes"] = [list(shape) for shape in self.input_shapes]
         return {"format": FORMAT, "version": VERSION, **fields}
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "stage": str,
     "architecture": dict,
-    "input_shape": list,
+    "input_shapes": list,
     "weights": dict,
     "shapes": dict,
+    "groups": dict,
     "memory_format": str,
     "normalization": (dict, type(None)),
     "classes": (int, type(None)),
@@ -69,6 +72,9 @@ def from_dict(data: Any, path: str) -> State:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path} is not a greg state file (a plain state dict?); make one with greg train")
+    if data.get("version") == 1:
+        # Of a time when networks had one input, and no cut took whole groups.
+        data = {**data, "version": VERSION, "groups": {}, "input_shapes": [data.get("input_shape")]}
     if type(data.get("version")) is not int or data["version"] != VERSION:
         raise InputError(
             f"{path} has format version {data.get('version')}, this greg reads {VERSION}; install a newer greg"
@@ -86,8 +92,9 @@ def from_dict(data: Any, path: str) -> State:
     try:
         fields["architecture"] = Architecture(**data["architecture"])
         fields["architecture"].check()
-        fields["input_shape"] = tuple(int(size) for size in data["input_shape"])
-        if not all(0 < size < 2**20 for size in fields["input_shape"]):
+        fields["input_shapes"] = tuple(tuple(int(size) for size in shape) for shape in data["input_shapes"])
+        sizes = [size for shape in fields["input_shapes"] for size in shape]
+        if not sizes or not all(0 < size < 2**20 for size in sizes):
             raise ValueError("impossible input shape")
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged: {error}") from error

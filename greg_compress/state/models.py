@@ -13,7 +13,7 @@ from greg_compress.sources import models
 from greg_compress.sources.specs import Architecture, is_architecture, parse_architecture
 from greg_compress.state import files
 from greg_compress.state.format import State
-from greg_compress.surgery.cut import reshape
+from greg_compress.surgery.cut import Form, reshape
 
 
 @dataclass
@@ -30,12 +30,14 @@ class Opened:
         return not self.state.history
 
 
-def open_model(text: str, named: Architecture | None = None, input_shape: tuple[int, ...] | None = None) -> Opened:
+def open_model(
+    text: str, named: Architecture | None = None, input_shapes: tuple[tuple[int, ...], ...] | None = None
+) -> Opened:
     """Open a MODEL: a state file, or an architecture spec (freshly initialised).
 
     Args:
         named: `--arch` of this command, which may run its FILE.py.
-        input_shape: `--input-shape` of this command.
+        input_shapes: every `--input-shape` of this command.
 
     Raises:
         InputError: the file cannot be used.
@@ -43,24 +45,25 @@ def open_model(text: str, named: Architecture | None = None, input_shape: tuple[
     """
     if is_architecture(text):
         kwargs = {} if named is None else named.kwargs
-        return fresh(Architecture(parse_architecture(text).spec, kwargs), input_shape)
+        return fresh(Architecture(parse_architecture(text).spec, kwargs), input_shapes)
     state, digest = files.load(Path(text))
     if state.run is not None:
         raise InputError(f"{text} is unfinished work; repeat the command that began it with --resume")
-    if input_shape not in (None, state.input_shape):
-        raise RequestError(f"--input-shape contradicts {text}, which was made for {_shape(state.input_shape)}")
+    if input_shapes not in (None, state.input_shapes):
+        made_for = " and ".join(map(_shape, state.input_shapes))
+        raise RequestError(f"--input-shape contradicts {text}, which was made for {made_for}")
     with input_fault(f"{text} is damaged"):
         return Opened(network(state, named, text), state, digest)
 
 
-def fresh(architecture: Architecture, input_shape: tuple[int, ...] | None) -> Opened:
+def fresh(architecture: Architecture, input_shapes: tuple[tuple[int, ...], ...] | None) -> Opened:
     """A freshly initialised network and its (dense) state."""
     model, recorded = models.build(architecture)
-    shape = input_shape or models.default_input_shape(recorded, model)
-    if shape is None:
+    shapes = input_shapes or models.default_input_shapes(recorded, model)
+    if shapes is None:
         raise RequestError(f"{architecture.spec} does not say what input it takes; add --input-shape C,H,W")
     with input_fault(f"{architecture.spec} makes a network that cannot be saved"):
-        return Opened(model.eval(), State("dense", recorded, shape, weights_of(model)), None)
+        return Opened(model.eval(), State("dense", recorded, shapes, weights_of(model)), None)
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
@@ -80,7 +83,7 @@ def network(state: State, named: Architecture | None, path: str) -> nn.Module:
     """
     model = models.rebuild(state.architecture, named)
     try:
-        reshape(model, state.shapes)
+        reshape(model, Form(state.shapes, state.groups))
     except (ValueError, TypeError) as error:
         raise InputError(f"{path} does not fit {state.architecture.spec}: {error}") from error
     memory_format = getattr(torch, state.memory_format, None)

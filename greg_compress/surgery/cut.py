@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -27,38 +28,71 @@ def survivors(wiring: Wiring, removed: Tensor) -> Survivors:
     return found
 
 
-def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> dict[str, list[int]]:
-    """Remove units from `model` in place.
+@dataclass(frozen=True)
+class Form:
+    """What a cut network has that its factory does not make: all that :func:`reshape` needs."""
+
+    shapes: dict[str, list[int]] = field(default_factory=dict)
+    """The shape of every tensor that lost something."""
+    groups: dict[str, int] = field(default_factory=dict)
+    """The groups of every convolution that lost whole ones, by its module's name. Its shapes alone do not tell
+    them from equal offsets in every group."""
+
+
+def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> Form:
+    """Remove units from `model` in place, and return its new form.
 
     Args:
         removed: classes of the units that go (:meth:`Plan.removed_units`).
-
-    Returns:
-        The shape of every tensor that lost something: all that :func:`reshape` needs.
     """
     staying = survivors(wiring, removed)
     tensors = dict(named_tensors(model))
-    _replace(model, {name: _sliced(tensors[name], staying[name]) for name in staying})
-    return {name: [index.numel() for index in indices] for name, indices in staying.items()}
+    form = Form(
+        {name: [index.numel() for index in indices] for name, indices in staying.items()},
+        _groups_left(model, wiring, staying),
+    )
+    _replace(model, {name: _sliced(tensors[name], staying[name]) for name in staying}, form.groups)
+    return form
 
 
-def reshape(model: nn.Module, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Give `model` empty tensors of the shapes that :func:`cut` returned, and the attributes that go with them.
+def _groups_left(model: nn.Module, wiring: Wiring, staying: Survivors) -> dict[str, int]:
+    """The groups that are left of every convolution that loses whole ones; each holds as many rows as before."""
+    whole = {id(model.get_parameter(layer.weight)) for layer in wiring.layers if layer.whole_groups}
+    return {
+        path: staying[f"{path}.weight"][0].numel() * module.groups // module.weight.shape[0]
+        for path, module in model.named_modules()
+        if isinstance(module, _ConvNd) and id(module.weight) in whole and f"{path}.weight" in staying
+    }
+
+
+def reshape(model: nn.Module, form: Form) -> None:
+    """Give `model` empty tensors of the form that :func:`cut` returned, and the attributes that go with them.
 
     Raises:
         ValueError: a tensor that is not there, or a shape that no cut of it can have.
     """
     tensors = dict(named_tensors(model))
-    for name, shape in shapes.items():
+    for name, shape in form.shapes.items():
         sizes = tensors[name].shape if name in tensors else ()
         if len(shape) != len(sizes) or not all(
             type(new) is int and 0 < new <= old for new, old in zip(shape, sizes, strict=True)
         ):
             raise ValueError(f"{name} cannot have been cut to {'x'.join(map(str, shape))}")
-    _replace(model, {name: tensors[name].detach().new_empty(tuple(shape)) for name, shape in shapes.items()})
+    for name, groups in form.groups.items():
+        if not 0 < groups <= _convolution(model, name).groups:
+            raise ValueError(f"{name} cannot have been cut to {groups} groups")
+    new = {name: tensors[name].detach().new_empty(tuple(shape)) for name, shape in form.shapes.items()}
+    _replace(model, new, form.groups)
 
 
-def _replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:
+def _convolution(model: nn.Module, name: str) -> _ConvNd:
+    found = dict(model.named_modules()).get(name)
+    if not isinstance(found, _ConvNd):
+        raise ValueError(f"{name} is no convolution")
+    return found
+
+
+def _replace(model: nn.Module, new: Mapping[str, Tensor], groups: Mapping[str, int]) -> None:
     """Put `new` data in the place of tensors, keeping tied ones tied, and update their modules."""
     made: dict[int, Tensor] = {}
     for path, module in model.named_modules():
@@ -71,7 +105,7 @@ def _replace(model: nn.Module, new: Mapping[str, Tensor]) -> None:
                     store[key] = made[id(old)]  # type: ignore[assignment]
                     changed = True
         if changed:
-            for attribute, value in fitting_attributes(module).items():
+            for attribute, value in fitting_attributes(module, groups.get(path)).items():
                 setattr(module, attribute, value)
 
 
@@ -87,18 +121,17 @@ def _sliced(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
     return data
 
 
-def fitting_attributes(module: nn.Module) -> dict[str, int]:
+def fitting_attributes(module: nn.Module, groups: int | None = None) -> dict[str, int]:
     """The channel counts that a module should have, going by the tensors that it holds.
 
-    A depthwise convolution (by its old attributes) loses groups; any other keeps them and loses equal
-    offsets in each.
+    Args:
+        groups: of a convolution that lost whole ones; any other keeps them and loses equal offsets in each.
     """
     if isinstance(module, _ConvNd):
-        out, fan = module.weight.shape[:2]
-        groups = module.groups
-        if module.in_channels == groups > 1:
-            groups = out * groups // module.out_channels
-        return {"in_channels": fan * groups, "out_channels": out, "groups": groups}
+        groups = groups or module.groups
+        rows, columns = module.weight.shape[:2]
+        into, out = (rows, columns * groups) if module.transposed else (columns * groups, rows)
+        return {"in_channels": into, "out_channels": out, "groups": groups}
     if isinstance(module, nn.Linear):
         return {"in_features": module.weight.shape[1], "out_features": module.weight.shape[0]}
     if isinstance(module, _BatchNorm):

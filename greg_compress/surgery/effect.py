@@ -14,7 +14,7 @@ from greg_compress.wiring.skeleton import skeleton
 
 def cost_of(model: nn.Module, wiring: Wiring) -> Cost:
     """What a network costs: the one that was traced, or one cut from it."""
-    macs = layer_macs(model, wiring.input_shape, wiring.layers)
+    macs = layer_macs(model, wiring.input_shapes, wiring.layers)
     return cost(model, [*macs.values(), *wiring.trace.unfollowed.values()])
 
 

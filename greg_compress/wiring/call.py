@@ -48,8 +48,7 @@ class Call:
 
     def opaque(self) -> Layouts:
         """Freeze what flows in; what comes out carries one new frozen label."""
-        where = self.tracer.module or "the network itself"
-        reason = f"{self.func} in {where} reads it, and its channels cannot be followed through that"
+        reason = f"{self.func} in {self.tracer.where} reads it, and its channels cannot be followed through that"
         labels = self.tracer.result.labels
         for tensor in self.read:
             if layout := self.tracer.layout(tensor):

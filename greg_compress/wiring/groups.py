@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from greg_compress.errors import TraceError
 from greg_compress.wiring.record import Axes, Layer, Trace
-from greg_compress.wiring.skeleton import skeleton
+from greg_compress.wiring.skeleton import Shapes, skeleton
 from greg_compress.wiring.trace import trace
 
 
@@ -22,7 +23,7 @@ class Group:
     """Units with the same wiring."""
 
     name: str
-    """Module of the first source in order of execution."""
+    """Name of the first source in order of execution."""
     units: Tensor
     """The class of each unit, shape (channels,), in the order of the first source's filters."""
     sources: tuple[str, ...]
@@ -50,11 +51,13 @@ class Wiring:
     """Everything that a plan, a cut and a penalty need to know about how a network hangs together."""
 
     trace: Trace
+    roots: Tensor
+    """The class of each label, shape (labels,)."""
     classes: Axes
     """For every parameter and buffer, the unit (class) of each index of each dimension."""
     groups: tuple[Group, ...]
     """In order of execution of their first source."""
-    input_shape: tuple[int, ...]
+    input_shapes: Shapes
 
     @property
     def layers(self) -> list[Layer]:
@@ -64,19 +67,47 @@ class Wiring:
         """The group of a source's filters; None when the layer makes no units of its own."""
         return next((group for group in self.groups if weight in group.sources), None)
 
+    def filters(self, weight: str) -> tuple[int, Tensor]:
+        """The dimension of a layer's weight that holds its filters, and the unit of each of them."""
+        makes = self.trace.layers[weight].makes
+        return makes, self.classes[weight][makes]
+
     def freeze(self, reasons: dict[str, str]) -> Wiring:
         """The same wiring with more groups frozen, by name."""
-        groups = tuple(replace(group, frozen=group.frozen or reasons.get(group.name)) for group in self.groups)
-        return replace(self, groups=groups)
+        labels = self.trace.labels.copy()
+        for group in self.groups:
+            if group.name in reasons:
+                labels.freeze(group.units, reasons[group.name])
+        return group_units(replace(self.trace, labels=labels), self.input_shapes)
+
+    def tie(self, groups: Sequence[Group]) -> Wiring:
+        """The same wiring with groups of one size tied: their units at equal positions go together."""
+        labels = self.trace.labels.copy()
+        for group in groups[1:]:
+            labels.unite(groups[0].units, group.units)
+        return group_units(replace(self.trace, labels=labels), self.input_shapes)
 
 
-def find_groups(model: nn.Module, input_shape: Sequence[int]) -> Wiring:
+def find_groups(model: nn.Module, input_shapes: Shapes) -> Wiring:
     """Trace `model` on labels and find its groups.
+
+    Args:
+        input_shapes: the shape of one sample of each input, ((C, H, W),) for images.
 
     Raises:
         TraceError: the network does not run with this input.
     """
-    run = trace(skeleton(model), input_shape)
+    try:
+        run = trace(skeleton(model), input_shapes)
+    except TraceError:
+        # Values that decide, or tensors outside the module tree, which meta cannot give: the same on the CPU.
+        run = trace(skeleton(model, "cpu"), input_shapes)
+        run.device = "cpu"
+    return group_units(run, input_shapes)
+
+
+def group_units(run: Trace, input_shapes: Shapes) -> Wiring:
+    """Group the units that a run on labels found."""
     roots = run.labels.classes()
     loose = run.labels.classes(with_coupling=False)
     classes = {name: tuple(roots[labels] for labels in dims) for name, dims in run.axes.items()}
@@ -86,15 +117,19 @@ def find_groups(model: nn.Module, input_shape: Sequence[int]) -> Wiring:
     for weight, layer in run.layers.items():
         if layer.follows:
             continue
-        rows = classes[weight][0]
-        for key, members in _split(rows, signature, reasons):
+        for key, members in _split(classes[weight][layer.makes], signature, reasons):
             if (known := groups.get(key)) is not None:
                 groups[key] = replace(known, sources=(*known.sources, weight))
             else:
-                groups[key] = Group(layer.module, members, (weight,), False, key[1])
+                groups[key] = Group(layer.name, members, (weight,), False, key[1])
     named = _unique_names(list(groups.values()))
     found = tuple(replace(group, coupled=_coupled(group, run, roots, loose)) for group in named)
-    return Wiring(run, classes, found, tuple(input_shape))
+    return Wiring(run, roots, classes, found, input_shapes)
+
+
+def filter_sizes(weight: Tensor, makes: int) -> Tensor:
+    """The mean |w| of each filter along dimension `makes` of a weight, shape (filters,)."""
+    return weight.abs().movedim(makes, 0).flatten(1).mean(dim=1)
 
 
 def unit_rows(group: Group, rows: Tensor) -> Tensor:
@@ -127,7 +162,7 @@ def _split(rows: Tensor, signature: Tensor, reasons: dict[int, str]) -> list[tup
 
 def _coupled(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> bool:
     """Whether two sources fall apart without the unions that additions made."""
-    rows = torch.cat([run.axes[weight][0] for weight in group.sources])
+    rows = torch.cat([run.axes[weight][run.layers[weight].makes] for weight in group.sources])
     first = loose[rows[roots[rows] == group.units[0]]]
     return bool((first != first[0]).any())
 

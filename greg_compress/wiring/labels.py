@@ -19,11 +19,18 @@ class Labels:
 
     def __init__(self, start: int = NONE + 1) -> None:
         self._count = start
-        self._unions: list[tuple[Tensor, Tensor, bool]] = []
+        self.unions: list[tuple[Tensor, Tensor, bool]] = []
+        """Both sides of every union, and whether an addition (or the like) made it."""
         self._frozen: list[tuple[Tensor, str]] = []
 
     def __len__(self) -> int:
         return self._count
+
+    def copy(self) -> Labels:
+        """Labels that go on from these without changing them."""
+        other = Labels(self._count)
+        other.unions, other._frozen = list(self.unions), list(self._frozen)
+        return other
 
     def new(self, size: int) -> Tensor:
         """Return `size` fresh labels, int64 of shape (size,)."""
@@ -42,7 +49,7 @@ class Labels:
         pairs = torch.stack([left.flatten(), right.flatten()])
         pairs = pairs[:, (pairs != NONE).all(dim=0) & (pairs[0] != pairs[1])]
         if pairs.numel():
-            self._unions.append((pairs[0], pairs[1], couples))
+            self.unions.append((pairs[0], pairs[1], couples))
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Forbid cutting `labels` (and with them their classes), for a reason in words."""
@@ -56,7 +63,7 @@ class Labels:
         Without coupling, unions made by additions are left out: two sources that fall apart then are
         coupled (design section 1).
         """
-        chosen = [union[:2] for union in self._unions if with_coupling or not union[2]]
+        chosen = [union[:2] for union in self.unions if with_coupling or not union[2]]
         root = torch.arange(self._count)
         if not chosen:
             return root

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from greg_compress.wiring.labels import Labels
 
+LINEAR = "linear"
 Axes = dict[str, tuple[Tensor, ...]]
 """For every parameter and buffer, the labels of each of its dimensions."""
 
@@ -19,12 +20,30 @@ class Layer:
 
     weight: str
     module: str
-    positions: int = 0
-    """How often its weight is applied to one sample, over all its calls: positions * weights are its MACs."""
+    """The module that called it."""
+    kind: str
+    """conv1d, conv_transpose2d, linear..., as torch.nn.functional names it."""
+    channels: Tensor
+    """Labels of the channels that it makes, shape (channels,)."""
+    makes: int = 0
+    """The dimension of its weight that holds its filters: 1 of a transposed convolution, else 0."""
+    whole_groups: bool = False
+    """A grouped convolution that loses whole groups, not equal offsets in each."""
     follows: bool = False
     """Depthwise: its filters follow the channels that it reads instead of making new ones."""
+    positions: int = 0
+    """How often its weight is applied to one sample, over all its calls: positions * weights are its MACs."""
     shortcut: bool = False
     """On the path with strictly fewer convolutions of two that meet in an addition."""
+
+    @property
+    def name(self) -> str:
+        """The module that owns its weight, or the parameter that a functional call reads."""
+        return self.weight.removesuffix(".weight")
+
+    @property
+    def convolves(self) -> bool:
+        return self.kind != LINEAR
 
 
 @dataclass(frozen=True)
@@ -36,6 +55,8 @@ class Operation:
     reads: tuple[Tensor, ...]
     makes: tuple[tuple[Tensor, ...], ...]
     """The planes of each tensor made; none for a constant."""
+    unions: tuple[tuple[Tensor, Tensor], ...] = ()
+    """The labels that it united."""
 
     def __str__(self) -> str:
         return f"{self.name} in {self.module or 'the network itself'}"
@@ -59,6 +80,8 @@ class Trace:
     """Multiply-adds for one sample of calls whose channels could not be followed, by module."""
     decisions: list[int] = field(default_factory=list)
     """What rules decided from shapes, in order of execution."""
+    device: str = "meta"
+    """Where it ran: on the CPU only if the network does not run on meta."""
     script: tuple[int, ...] | None = None
     """In a replay, the dense run's decisions: a cut that leaves one channel must not change them."""
 

@@ -1,8 +1,9 @@
 """What one ATen operation does to labels.
 
-Operations that only move data have no rule of their own (:mod:`.movement`). A handful compute, and their
-rules follow. An operation that nobody knows freezes what flows into it and says so by name; it is never
-guessed to be element-wise.
+Operations that only move data have no rule of their own (:mod:`.movement`). Convolutions, matrix products and
+BatchNorm have theirs in :mod:`.layers`; those of a handful that compute without parameters follow here. An
+operation that nobody knows freezes what flows into it and says so by name; it is never guessed to be
+element-wise.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from torch import Tensor
 
 from greg_compress.wiring.call import Call
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, Layouts, along, compact, spread, thin, varies
+from greg_compress.wiring.layers import batch_norm, convolution, matrix_product
+from greg_compress.wiring.layout import Layout, Layouts, compact, spread, thin, varies
 from greg_compress.wiring.movement import MOVEMENT, VIEWS, movement, padding
 
 if TYPE_CHECKING:
@@ -30,18 +32,31 @@ SAME_SHAPE = {
 SCALING = {aten.mul, aten.div}
 """Element-wise operations that do not need both operands: a gate does not couple (design section 1)."""
 POOLING = {
-    aten.max_pool2d_with_indices: 2,
-    aten.avg_pool2d: 2,
-    aten._adaptive_avg_pool2d: 2,
-    aten.adaptive_max_pool2d: 2,
+    **dict.fromkeys((aten.replication_pad1d, aten.reflection_pad1d), 1),
+    **dict.fromkeys((aten.upsample_nearest1d, aten._upsample_nearest_exact1d, aten.upsample_linear1d), 1),
+    **dict.fromkeys((aten.max_pool2d_with_indices, aten.avg_pool2d), 2),
+    **dict.fromkeys((aten._adaptive_avg_pool2d, aten.adaptive_max_pool2d), 2),
+    **dict.fromkeys((aten.replication_pad2d, aten.reflection_pad2d), 2),
+    **dict.fromkeys((aten.upsample_nearest2d, aten._upsample_nearest_exact2d), 2),
+    **dict.fromkeys((aten.upsample_bilinear2d, aten.upsample_bicubic2d), 2),
+    **dict.fromkeys((aten._upsample_bilinear2d_aa, aten._upsample_bicubic2d_aa), 2),
+    **dict.fromkeys((aten.max_pool3d_with_indices, aten.avg_pool3d), 3),
+    **dict.fromkeys((aten._adaptive_avg_pool3d, aten.adaptive_max_pool3d), 3),
+    **dict.fromkeys((aten.replication_pad3d, aten.reflection_pad3d), 3),
+    **dict.fromkeys((aten.upsample_nearest3d, aten._upsample_nearest_exact3d, aten.upsample_trilinear3d), 3),
 }
-"""Spatial dimensions that the operation pools."""
+"""What pools, resamples or mirrors positions, and over how many spatial dimensions."""
 SHAPE_ONLY = {
     *(aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like),
     *(aten.empty_like, aten.full_like, aten.rand_like, aten.randn_like),
 }
 """These read a tensor's shape alone: what they make is a constant."""
-REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
+REDUCTIONS = {
+    *(aten.mean, aten.sum, aten.prod, aten.amax, aten.amin, aten.max, aten.min),
+    *(aten.var, aten.var_mean, aten.std),
+}
+ALONG_ONE = {aten._softmax, aten._log_softmax, aten.cumsum}
+"""These mix what lies along their dimension `args[1]`, and keep the shape."""
 
 
 def apply(tracer: Tracer, func: Any, args: Any, kwargs: Any, read: list[Tensor], made: list[Tensor]) -> Layouts:
@@ -60,6 +75,8 @@ def apply(tracer: Tracer, func: Any, args: Any, kwargs: Any, read: list[Tensor],
         return pooling(call, POOLING[packet])
     if packet in REDUCTIONS:
         return reduction(call)
+    if packet in ALONG_ONE:
+        return along_one(call)
     if torch.Tag.pointwise in func.tags or packet in SAME_SHAPE:
         return pointwise(call)
     return call.opaque()
@@ -128,88 +145,28 @@ def pooling(call: Call, spatial: int) -> Layouts:
 def reduction(call: Call) -> Layouts:
     """A mean over positions keeps channels; one over channels mixes them."""
     plane = call.plane(call.read[0])
-    dims = call.args[1] if len(call.args) > 1 and call.args[1] else None
-    if plane is None or dims is None or any(varies(plane, dim) for dim in dims):
+    dims = call.args[1] if len(call.args) > 1 else None
+    dims = [dims] if isinstance(dims, int) else dims
+    if plane is None or not dims or any(varies(plane, dim) for dim in dims):
         return call.opaque()
-    keepdim = len(call.args) > 2 and bool(call.args[2])
-    return call.same(Layout((aten.amax(plane, dims, keepdim),)))
+    return call.same(Layout((aten.amax(plane, dims, call.made[0].dim() == plane.dim()),)))
 
 
-def convolution(call: Call) -> Layouts:
-    """aten.convolution(input, weight, bias, stride, padding, dilation, transposed, output_padding, groups).
+def along_one(call: Call) -> Layouts:
+    """A softmax over positions keeps channels; one over channels mixes them."""
+    plane = call.plane(call.read[0])
+    return call.opaque() if plane is None or varies(plane, call.args[1]) else call.same(Layout((plane,)))
 
-    Weight has shape (O, I/G, ...). With G groups, equal offsets in every group are cut together (the finer
-    of the two possible cuts); a depthwise convolution follows the channels that it reads.
-    """
-    tensor, weight, bias = call.args[:3]
-    transposed, groups = call.args[6], call.args[8]
-    inputs = call.channels(tensor, 1)
-    parts = _matrix(call, weight, 0, 1)
-    if inputs is None or parts is None or transposed or not call.is_vector(bias):
-        call.tracer.unfollowed((tensor if transposed else call.made[0]).numel() * weight[0].numel())
+
+def gated_half(call: Call) -> Layouts:
+    """aten.glu(input, dim): channel j of the first half times the sigmoid of channel j of the second."""
+    plane = call.plane(call.read[0])
+    dim = call.args[1] if len(call.args) > 1 else -1
+    if plane is None:
         return call.opaque()
-    name, out, fan = parts
-    labels = call.tracer.result.labels
-    depthwise = bool(call.tracer.result.decide(lambda: groups > 1 and weight.shape[1] == 1))
-    if depthwise:
-        labels.unite(inputs[:, None], out.view(groups, -1))
-    else:
-        labels.unite(inputs.view(groups, -1), fan)
-        labels.unite(out.view(groups, -1), out.view(groups, -1)[:1])
-        call.tracer.result.consumers.add((name, 1))
-    call.tracer.layer(name, call.made[0], convolves=True, follows=depthwise)
-    if bias is not None and (plane := call.plane(bias)) is not None:
-        labels.unite(plane, out)
-    return call.same(Layout((spread(out, call.made[0].shape, 1),)))
-
-
-def matrix_product(call: Call) -> Layouts:
-    """aten.addmm(bias, input, weight) and aten.mm(input, weight), as `linear` calls them.
-
-    The weight is a view of a parameter of shape (O, I), transposed to (I, O).
-    """
-    *bias, tensor, weight = call.args[:3]
-    inputs = call.channels(tensor, 1)
-    parts = _matrix(call, weight, 1, 0)
-    if inputs is None or parts is None or not all(call.is_vector(vector) for vector in bias):
-        call.tracer.unfollowed(call.made[0].numel() * tensor.shape[1])
-        return call.opaque()
-    name, out, fan = parts
-    labels = call.tracer.result.labels
-    labels.unite(inputs, fan)
-    call.tracer.result.consumers.add((name, 1))
-    call.tracer.layer(name, call.made[0], convolves=False)
-    for vector in bias:
-        if (plane := call.plane(vector)) is not None:
-            labels.unite(plane, out)
-    return call.same(Layout((spread(out, call.made[0].shape, 1),)))
-
-
-def _matrix(call: Call, weight: Tensor, out: int, fan: int) -> tuple[str, Tensor, Tensor] | None:
-    """A weight's parameter, its output labels along dimension `out` and its input labels along `fan`.
-
-    None for a fixed filter (a buffer), a computed weight, or a parameter of any other layout.
-    """
-    layout = call.tracer.layout(weight)
-    if layout is None or layout.origin is None or len(layout.planes) != weight.dim():
-        return None
-    makes, reads = along(layout.planes[0], out), along(layout.planes[1], fan)
-    if makes is None or reads is None:
-        return None
-    return layout.origin, makes, reads
-
-
-def batch_norm(call: Call) -> Layouts:
-    """aten.native_batch_norm(input, weight, bias, running_mean, running_var, ...): all per channel."""
-    tensor, *vectors = call.args[:5]
-    inputs = call.channels(tensor, 1)
-    if inputs is None or not all(call.is_vector(vector) for vector in vectors):
-        return call.opaque()
-    for vector in vectors:
-        if (plane := call.plane(vector)) is not None:
-            call.tracer.result.labels.unite(plane, inputs)
-    statistics: Layouts = [Layout((spread(inputs, made.shape, 0),)) if made.numel() else None for made in call.made[1:]]
-    return [Layout((spread(inputs, call.made[0].shape, 1),)), *statistics]
+    value, gate = plane.chunk(2, dim)
+    call.tracer.result.labels.unite(*thin(value, gate))
+    return call.same(Layout((value,)))
 
 
 def write_back(call: Call) -> Layouts:
@@ -221,6 +178,7 @@ RULES: dict[Any, Callable[[Call], Layouts]] = {
     aten.convolution: convolution,
     aten.addmm: matrix_product,
     aten.mm: matrix_product,
+    aten.glu: gated_half,
     aten.native_batch_norm: batch_norm,
     aten.copy_: write_back,
     aten.constant_pad_nd: padding,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -12,20 +12,29 @@ from torch.utils._pytree import tree_leaves
 
 from greg_compress.errors import TraceError, first_line
 
+Shape = tuple[int, ...]
+Shapes = tuple[Shape, ...]
+"""Of one sample of each input: ((3, 224, 224),) for a network that takes one image."""
 BATCH = 2
 """Batch 1 makes `squeeze()` and `view(-1)` lie."""
 
 
-def skeleton(model: nn.Module) -> nn.Module:
-    """Return a deep copy of `model` whose parameters and buffers lie on the meta device.
+def skeleton(model: nn.Module, device: str = "meta") -> nn.Module:
+    """Return a deep copy of `model` whose parameters and buffers lie on `device`, without gradients.
 
     Raises:
-        TraceError: the network holds something that cannot be copied.
+        TraceError: the network holds something that cannot be copied or looked into.
     """
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{name or 'the network'} is a scripted module (torch.jit), whose channels cannot be followed;"
+                " give the Python module that it was made from"
+            )
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
-        meta = tensor.detach().to("meta")
-        memo[id(tensor)] = nn.Parameter(meta, requires_grad=False) if isinstance(tensor, nn.Parameter) else meta
+        copied = tensor.detach().to(device, copy=True)
+        memo[id(tensor)] = nn.Parameter(copied, requires_grad=False) if isinstance(tensor, nn.Parameter) else copied
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
@@ -41,10 +50,12 @@ def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
                 yield (f"{path}.{key}" if path else key), tensor
 
 
-def example_input(bones: nn.Module, input_shape: Sequence[int]) -> Tensor:
-    """A batch on the meta device, of the dtype of the skeleton's weights."""
-    floats = (tensor.dtype for tensor in bones.parameters() if tensor.is_floating_point())
-    return torch.empty((BATCH, *input_shape), device="meta", dtype=next(floats, torch.float32))
+def example_inputs(bones: nn.Module, input_shapes: Shapes) -> tuple[Tensor, ...]:
+    """A batch of each input, of the device and dtype of the skeleton's weights."""
+    tensors = [*bones.parameters(), *bones.buffers()]
+    device = tensors[0].device if tensors else torch.device("meta")
+    dtype = next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), torch.float32)
+    return tuple(torch.rand((BATCH, *shape), device=device, dtype=dtype) for shape in input_shapes)
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -65,7 +76,7 @@ def output_tensors(output: Any) -> list[Tensor]:
     return tensors
 
 
-def output_shapes(bones: nn.Module, input_shape: Sequence[int]) -> list[tuple[int, ...]]:
+def output_shapes(bones: nn.Module, input_shapes: Shapes) -> list[Shape]:
     """The shapes that a skeleton returns for a batch, without any arithmetic.
 
     Raises:
@@ -73,15 +84,16 @@ def output_shapes(bones: nn.Module, input_shape: Sequence[int]) -> list[tuple[in
     """
     try:
         with torch.no_grad():
-            output = bones.eval()(example_input(bones, input_shape))
+            output = bones.eval()(*example_inputs(bones, input_shapes))
     except (Exception, SystemExit) as error:
-        raise cannot_run(input_shape, error) from error
+        raise cannot_run(input_shapes, error) from error
     return [tuple(tensor.shape) for tensor in output_tensors(output)]
 
 
-def cannot_run(input_shape: Sequence[int], error: BaseException) -> TraceError:
-    """What a user should read when their network breaks on meta tensors of this shape."""
+def cannot_run(input_shapes: Shapes, error: BaseException, where: str = "") -> TraceError:
+    """What a user should read when their network breaks with inputs of these shapes."""
+    inputs = " and ".join("x".join(map(str, shape)) for shape in input_shapes)
     return TraceError(
-        f"the network does not run with input {'x'.join(map(str, input_shape))} ({first_line(error)});"
-        " check --input-shape"
+        f"the network does not run with input {inputs}{where and f': {where}'} ({first_line(error)}); check"
+        " --input-shape, which repeats for several inputs"
     )

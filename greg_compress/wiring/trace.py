@@ -1,15 +1,15 @@
 """Run a network on labels: no arithmetic happens, and any Python control flow just works.
 
-The skeleton runs on the meta device under a TorchDispatchMode, in eval and in train mode (auxiliary heads
-read the trunk in training only). `torch.func.functionalize` turns in-place writes and views into plain data
-movement. Start reading at :func:`trace`; what is recorded is in :mod:`.record`, how calls are seen in
-:mod:`.tracer`, and what one operation does to labels in :mod:`.rules`.
+The skeleton runs on the meta device (on the CPU, where meta fails) under a TorchDispatchMode, in eval and in train
+mode (auxiliary heads read the trunk in training only). `torch.func.functionalize` turns in-place writes and views
+into plain data movement. Start reading at :func:`trace`; what is recorded is in :mod:`.record`, how calls are seen
+in :mod:`.tracer`, and what one operation does to labels in :mod:`.rules`.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,36 +21,37 @@ from greg_compress.wiring import rules
 from greg_compress.wiring.labels import Labels
 from greg_compress.wiring.layout import Layout, spread
 from greg_compress.wiring.record import Trace
-from greg_compress.wiring.skeleton import cannot_run, example_input, named_tensors, output_tensors
+from greg_compress.wiring.skeleton import Shapes, cannot_run, example_inputs, named_tensors, output_tensors
 from greg_compress.wiring.tracer import Tracer
 
 
-def trace(bones: nn.Module, input_shape: Sequence[int], replay: Trace | None = None) -> Trace:
+def trace(bones: nn.Module, input_shapes: Shapes, replay: Trace | None = None) -> Trace:
     """Run a skeleton on labels, in eval and in train mode.
 
     Args:
         bones: what :func:`skeleton` returned; its training flags are changed.
-        input_shape: shape of one sample, (C, H, W) for images.
+        input_shapes: the shape of one sample of each input, ((C, H, W),) for images.
         replay: what :meth:`Trace.replay` returned, for a cut network that proves itself with the labels that
             it kept. Without it every index of every dimension gets a fresh label.
 
     Raises:
-        TraceError: the network cannot run on the meta device (in a replay the failure is recorded, since a
+        TraceError: the network cannot run on the skeleton's device (in a replay the failure is recorded, since a
             cut network that breaks is an answer).
     """
     result = replay or _labelled(bones)
     for training in (False, True):
+        tracer = Tracer(result, count=not training, apply=rules.apply)
         try:
             bones.train(training)
             with _same_randomness():
-                _run(bones, input_shape, result, count=not training)
+                _run(bones, input_shapes, tracer)
         except TraceError:
             raise
         except (Exception, SystemExit) as error:
             # Whatever user code raises on meta tensors or after a wrong cut: it is reported, not guessed at.
             result.failure = first_line(error)
             if replay is None:
-                raise cannot_run(input_shape, error) from error
+                raise cannot_run(input_shapes, error, tracer.failed_at) from error
             break
     bones.eval()
     return result
@@ -72,20 +73,21 @@ def _labelled(bones: nn.Module) -> Trace:
     return result
 
 
-def _run(bones: nn.Module, input_shape: Sequence[int], result: Trace, count: bool) -> None:
+def _run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer) -> None:
+    result = tracer.result
     tensors = dict(named_tensors(bones))
-    example = example_input(bones, input_shape)
-    tracer = Tracer(result, count, rules.apply)
+    examples = example_inputs(bones, input_shapes)
     for name, tensor in reversed(tensors.items()):  # a tied tensor goes by its first name
         planes = tuple(spread(labels, tensor.shape, dim) for dim, labels in enumerate(result.axes[name]))
         tracer.remember(tensor, Layout(planes, name if isinstance(tensor, nn.Parameter) else None))
-    tracer.remember_input(example)
+    for example in examples:
+        tracer.remember_input(example)
 
-    def call(tensors: Any, example: Tensor) -> Any:
-        return torch.func.functional_call(bones, tensors, (example,), tie_weights=False)
+    def call(tensors: Any, *examples: Tensor) -> Any:
+        return torch.func.functional_call(bones, tensors, examples, tie_weights=False)
 
     with torch.no_grad(), tracer.watching(bones), tracer:
-        output = torch.func.functionalize(call, remove="mutations_and_views")(tensors, example)
+        output = torch.func.functionalize(call, remove="mutations_and_views")(tensors, *examples)
     for tensor in output_tensors(output):
         if (layout := tracer.layout(tensor)) is not None:
             for plane in layout.planes:

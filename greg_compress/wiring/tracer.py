@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,6 +26,8 @@ class Tracer(TorchDispatchMode):
         self.count = count
         self._apply = apply
         self.module = ""
+        self.failed_at = ""
+        """The operation, if any, and the module in which the run broke off."""
         # Tensors are held, since the id of a freed one is used again.
         self._known: dict[int, tuple[Tensor, Layout | None]] = {}
         # Which convolutions led to a tensor, one bit each; bit 0 is the network's input.
@@ -44,6 +48,10 @@ class Tracer(TorchDispatchMode):
         """How labels lie in `tensor`; None for constants, which carry none."""
         return self._known.get(id(tensor), (tensor, None))[1]
 
+    @property
+    def where(self) -> str:
+        return self.module or "the network itself"
+
     @contextmanager
     def watching(self, bones: nn.Module) -> Iterator[None]:
         """Know which module an operation is called from."""
@@ -55,6 +63,8 @@ class Tracer(TorchDispatchMode):
             self.result.called.add(name)
 
         def leave() -> None:
+            if sys.exc_info()[1] is not None and not self.failed_at:
+                self.failed_at = f"in {self.where}"
             stack.pop()
             self.module = stack[-1]
 
@@ -70,9 +80,14 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        out = func(*args, **kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except Exception:
+            self.failed_at = f"{func} in {self.where}"
+            raise
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         made = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        united = len(self.result.labels.unions)
         layouts = self._apply(self, func, args, kwargs, read, made)
         self._trace_ancestors(read, made)
         for tensor, layout in zip(made, layouts, strict=True):
@@ -85,6 +100,7 @@ class Tracer(TorchDispatchMode):
                 self.module,
                 tuple(plane for tensor in read for plane in self._planes(tensor)),
                 tuple(self._planes(tensor) for tensor in made),
+                tuple((left, right) for left, right, _ in self.result.labels.unions[united:]),
             )
         )
         return out
@@ -102,14 +118,13 @@ class Tracer(TorchDispatchMode):
 
     # What the rules report.
 
-    def layer(self, weight: str, made: Tensor, *, convolves: bool, follows: bool = False) -> None:
-        """Record that the layer with parameter `weight` made `made`, with its channels in dimension 1."""
-        layers = self.result.layers
-        layer = layers.setdefault(weight, Layer(weight, self.module, follows=follows))
+    def layer(self, layer: Layer) -> None:
+        """Record a call of a layer, with its positions for a whole batch."""
+        known = self.result.layers.setdefault(layer.weight, replace(layer, positions=0))
         if self.count:
-            layer.positions += made.numel() // made.shape[1] // BATCH
-        if convolves:
-            self._mark = 2 << list(layers).index(weight)
+            known.positions += layer.positions // BATCH
+        if layer.convolves:
+            self._mark = 2 << list(self.result.layers).index(layer.weight)
 
     def unfollowed(self, macs: int) -> None:
         """Record the multiply-adds of a batch in a call whose channels cannot be followed."""

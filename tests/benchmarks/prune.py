@@ -20,7 +20,8 @@ from greg_compress.options import Selection
 from greg_compress.selection.choose import choose
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.surgery.cut import cut
-from greg_compress.surgery.proof import first_difference, prunable_wiring
+from greg_compress.surgery.replay import first_difference
+from greg_compress.surgery.trial import prunable_wiring
 
 SHAPE = (3, 224, 224)
 

@@ -1,0 +1,117 @@
+"""Trial: cut a copy without memory by shares of all groups, and tie or freeze what does not hold."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from greg_compress.surgery.replay import Difference, first_difference
+from greg_compress.wiring.groups import Group, Wiring, find_groups
+from greg_compress.wiring.skeleton import Shapes
+
+ROUNDS = 2
+SMALL, MORE_ROUNDS = 8, 6
+"""A small group's share can satisfy by chance what others would not: more rounds, which cost little there."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial cut that does not hold."""
+
+    round: int
+    shares: dict[str, Tensor]
+    difference: Difference
+
+    @property
+    def reached(self) -> tuple[int, int]:
+        """How far the trial got."""
+        return self.round, self.difference.index
+
+
+def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
+    """Find the groups of `model`, and freeze those that trial cuts on labels prove uncuttable.
+
+    A trial takes another share of every group at once: one run tells about all of them, and each failure names the
+    groups to blame. Blamed groups of one size are tied, unit by unit, if the trial then gets further (the halves
+    of a chunk, the channels of a strided slice); else they are frozen.
+
+    Raises:
+        TraceError: the network does not run with this input.
+    """
+    wiring = find_groups(model, input_shapes)
+    failure = _trial(model, wiring)
+    while failure is not None:
+        blamed = _blamed(model, wiring, failure)
+        for tied in _ties(wiring, blamed):
+            after = _trial(model, tied)
+            if after is None or after.reached > failure.reached:
+                wiring, failure = tied, after
+                break
+        else:
+            wiring = wiring.freeze({group.name: failure.difference.reason for group in blamed})
+            failure = _trial(model, wiring)
+    return wiring
+
+
+def _trial(model: nn.Module, wiring: Wiring) -> Failure | None:
+    small = any(group.channels < SMALL for group in wiring.groups if not group.frozen)
+    for number in range(MORE_ROUNDS if small else ROUNDS):
+        shares = _shares(wiring, number)
+        removed = torch.cat([torch.empty(0, dtype=torch.int64), *shares.values()])
+        if (difference := first_difference(model, wiring, removed)) is not None:
+            return Failure(number, shares, difference)
+    return None
+
+
+def _shares(wiring: Wiring, number: int) -> dict[str, Tensor]:
+    """Random units of each free group, in even rounds its last, in odd ones its first among them; never all.
+
+    Rolls, paddings and slices bite at the ends. Groups of one size lose many and few in turn, and in the next
+    round few and many: those that can only shrink together are mostly neighbours, and equal shares would hold.
+    In the first round the number that goes can be no equal share of two, three, four or six pieces of a group.
+    """
+    generator = torch.Generator().manual_seed(number)
+    shares: dict[str, Tensor] = {}
+    turns = Counter[int]()
+    for group in wiring.groups:
+        if group.frozen:
+            continue
+        most, turn = group.channels - 1, turns[group.channels]
+        turns[group.channels] += 1
+        step = (most // 4 + turn // 2) % max(1, most // 2)
+        count = most - step if (turn + number) % 2 == 0 else max(0, min(most - 1, 1 + step))
+        if number == 0 and count:
+            count -= (count - 1) % 12
+        order = torch.randperm(group.channels, generator=generator)
+        end = order == (0 if number % 2 else most)
+        shares[group.name] = group.units[torch.cat([order[end], order[~end]])[:count]]
+    return shares
+
+
+def _blamed(model: nn.Module, wiring: Wiring, failure: Failure) -> list[Group]:
+    """The free groups whose units pass where a trial cut differs."""
+    free = [group for group in wiring.groups if group.name in failure.shares]
+    blamed = [group for group in free if torch.isin(failure.shares[group.name], failure.difference.units).any()]
+    if not blamed:
+        # What broke carries no labels (a size computed in Python): find who breaks it, one by one.
+        blamed = [group for group in free if first_difference(model, wiring, failure.shares[group.name]) is not None]
+    return blamed or free
+
+
+def _ties(wiring: Wiring, blamed: list[Group]) -> Iterator[Wiring]:
+    """The wiring with groups of one size tied: first those of the same layer as a blamed one, then all blamed."""
+    layers = {(group.sources[0], group.channels) for group in blamed}
+    free = [group for group in wiring.groups if not group.frozen]
+    for sets in (
+        [[group for group in free if (group.sources[0], group.channels) == layer] for layer in layers],
+        [[group for group in blamed if group.channels == size] for size in {group.channels for group in blamed}],
+    ):
+        tied = wiring
+        for groups in sets:
+            tied = tied.tie(groups)
+        if len(tied.groups) < len(wiring.groups):
+            yield tied
