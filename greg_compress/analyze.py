@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from greg_compress.cost import Cost, layer_macs
+from greg_compress.cost import Cost, layer_macs, owner
 from greg_compress.options import ModelOptions, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import Plan
-from greg_compress.selection.resolve import stage_of
+from greg_compress.selection.resolve import FOLLOWS, indexed_layers, stage_of
 from greg_compress.state.models import open_model
-from greg_compress.surgery.effect import cost_after, cost_of, reduction
+from greg_compress.surgery.cut import cut
+from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.record import Layer
+from greg_compress.wiring.skeleton import skeleton
 
 
 def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
@@ -25,50 +27,68 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
     if opened.untrained:
         ui.warn(f"{options.model} has no trained weights")
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-    macs = layer_macs(opened.model, wiring.input_shapes, wiring.layers)
-    whole = cost_of(opened.model, wiring)
     plan = choose(opened.model, wiring, selection) if selection else None
+    removed = plan.removed_units(wiring) if plan else None
+    left = _without(opened.model, wiring, removed)
+    whole = cost_of(opened.model, wiring)
     return {
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
-        "layers": [*_layers(opened.model, wiring, macs, plan), *_unfollowed(opened.model, wiring)],
+        "layers": [*_layers(opened.model, wiring, left, removed), *_unfollowed(opened.model, wiring)],
         "uncalled": _uncalled(opened.model, wiring),
-        "plan": None if plan is None else _effect(opened.model, wiring, whole, plan),
+        "plan": None if left is None else _effect(whole, cost_of(left, wiring)),
     }
 
 
-def _effect(model: nn.Module, wiring: Wiring, whole: Cost, plan: Plan) -> dict[str, Any]:
-    after = cost_after(model, wiring, plan.removed_units(wiring))
+def _without(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> nn.Module | None:
+    """What a plan leaves, without weights."""
+    if removed is None:
+        return None
+    bones = skeleton(model)
+    cut(bones, wiring, removed)
+    return bones
+
+
+def _effect(whole: Cost, after: Cost) -> dict[str, Any]:
     return {"params": after.params, "macs": after.macs, **reduction(whole, after)}
 
 
-def _layers(model: nn.Module, wiring: Wiring, macs: dict[str, int], plan: Plan | None) -> list[dict[str, Any]]:
+def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: Tensor | None) -> list[dict[str, Any]]:
+    """A row for each layer that ran, in order of execution."""
+    macs = layer_macs(model, wiring.input_shapes, wiring.layers)
+    macs_left = None if left is None else layer_macs(left, wiring.input_shapes, wiring.layers)
+    index = {layer.weight: number for number, layer in enumerate(indexed_layers(wiring))}
     rows = []
-    index = 0
-    removed = plan.removed_units(wiring) if plan else torch.empty(0)
     for layer in wiring.layers:
-        module = model.get_submodule(layer.module)
         group = wiring.group_of(layer.weight)
-        is_output = group is not None and not layer.convolves and bool(group.frozen)
-        indexed = not (layer.shortcut or is_output)
+        module = owner(model, layer)
+        kept = None if removed is None else int((~torch.isin(wiring.roots[layer.channels], removed)).sum())
         rows.append(
             {
-                "name": layer.module,
-                "type": type(module).__name__,
+                "name": layer.name,
+                "type": f"functional {layer.kind}" if module is None else type(module).__name__,
                 "stage": stage_of(layer),
-                "index": index if indexed else None,
-                "params": sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+                "index": index.get(layer.weight),
                 "macs": macs[layer.weight],
-                "out_channels": model.get_parameter(layer.weight).shape[0],
+                "out_channels": layer.channels.numel(),
                 "group": group.name if group else None,
                 "prunable": group is not None and group.reason is None,
-                "reason": group.reason if group else "it follows the channels that it reads",
-                "kept": None if plan is None else int((~torch.isin(wiring.filters(layer.weight)[1], removed)).sum()),
+                "reason": group.reason if group else FOLLOWS,
+                "kept": kept,
+                **_sizes(model, layer),
+                "left": None if left is None or macs_left is None
+                else {"macs": macs_left[layer.weight], **_sizes(left, layer)},
             }
-        )
-        index += indexed
+        )  # fmt: skip
     return rows
+
+
+def _sizes(model: nn.Module, layer: Layer) -> dict[str, Any]:
+    weight = model.get_parameter(layer.weight)
+    module = owner(model, layer)
+    own = [weight] if module is None else module.parameters(recurse=False)
+    return {"shape": list(weight.shape), "params": sum(parameter.numel() for parameter in own)}
 
 
 def _unfollowed(model: nn.Module, wiring: Wiring) -> list[dict[str, Any]]:
@@ -78,11 +98,11 @@ def _unfollowed(model: nn.Module, wiring: Wiring) -> list[dict[str, Any]]:
             "name": name,
             "type": type(model.get_submodule(name)).__name__,
             "stage": name.partition(".")[0],
-            "params": sum(parameter.numel() for parameter in model.get_submodule(name).parameters()),
+            "params": sum(parameter.numel() for parameter in model.get_submodule(name).parameters(recurse=False)),
             "macs": macs,
             "prunable": False,
             "reason": "frozen: its weight or its input cannot be followed",
-            **dict.fromkeys(("index", "out_channels", "group", "kept")),
+            **dict.fromkeys(("index", "out_channels", "group", "kept", "shape", "left")),
         }
         for name, macs in wiring.trace.unfollowed.items()
     ]

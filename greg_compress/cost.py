@@ -29,6 +29,13 @@ class Cost:
     """Bytes of parameters and buffers."""
 
 
+def owner(model: nn.Module, layer: Layer) -> nn.Module | None:
+    """The convolution or linear module that owns a layer's weight; None for a functional call."""
+    path, _, leaf = layer.weight.rpartition(".")
+    module = model.get_submodule(path)
+    return module if leaf == "weight" and isinstance(module, (_ConvNd, nn.Linear)) else None
+
+
 def layer_macs(model: nn.Module, input_shapes: Shapes, layers: Sequence[Layer]) -> dict[str, int]:
     """Multiply-adds of each layer for one sample, by its weight's name.
 

@@ -95,10 +95,10 @@ class Gauge:
     """A group's first source, in which kept and picked filters are compared."""
 
     weight: nn.Parameter
-    makes: int
-    """The dimension of the weight that holds its filters."""
     kept: Tensor
     picked: Tensor
+    makes: int = 0
+    """The dimension of the weight that holds its filters."""
 
     def ratio(self) -> Tensor:
         """Mean |w| of the kept filters over that of the picked ones (a scalar tensor)."""
@@ -136,7 +136,7 @@ def gauges(model: nn.Module, wiring: Wiring, plan: Plan) -> list[Gauge]:
         makes, units = wiring.filters(source)
         picked, mine = torch.isin(units, removed), unit_rows(group, units) >= 0
         kept, gone = ((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked))
-        found.append(Gauge(weight, makes, kept, gone))
+        found.append(Gauge(weight, kept, gone, makes))
     return found
 
 

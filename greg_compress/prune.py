@@ -11,6 +11,7 @@ from torch import nn
 from greg_compress import criteria
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options import ModelOptions, Output, Selection
+from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
@@ -22,7 +23,7 @@ from greg_compress.state.models import Opened, network, open_model, weights_of
 from greg_compress.surgery.cut import Form, cut
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced
-from greg_compress.surgery.replay import first_difference
+from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.skeleton import named_tensors
@@ -46,8 +47,9 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan, differs = _plan(opened, wiring, selection, model.model)
     removed = plan.removed_units(wiring)
+    show_plan(opened.model, wiring, plan, ui)
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
-        raise CheckFailed(f"this plan cannot be cut: {difference.reason}")
+        raise CheckFailed(f"this plan cannot be cut: {difference.reason}; {_way_out(wiring, plan, difference)}")
     small = copy.deepcopy(opened.model)
     form = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
@@ -93,6 +95,13 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
     return plan, sum(
         len(set(share.removed or ()) - set(by_l1.shares[name].removed or ())) for name, share in plan.shares.items()
     )
+
+
+def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
+    """What to skip, when trial cuts held and this very plan does not."""
+    groups = {group.name: group.units for group in wiring.groups}
+    passing = [name for name in plan.shares if bool(torch.isin(groups[name], difference.units).any())]
+    return "".join(f"--skip {name.partition('#')[0]} " for name in dict.fromkeys(passing)) + "avoids it"
 
 
 def _counts(kept: dict[str, int]) -> str:

@@ -10,17 +10,16 @@ from greg_compress import long_run, penalty
 from greg_compress.errors import InputError
 from greg_compress.fit import require_fit
 from greg_compress.options import ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
+from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import Plan, picks_from_json
+from greg_compress.selection.plan import picks_from_json
 from greg_compress.sources.data import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
-from greg_compress.surgery.effect import cost_after, cost_of, reduction
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.loop import Regularizer
-from greg_compress.wiring.groups import Wiring
 
 
 def run(
@@ -48,7 +47,8 @@ def run(
         wiring = prunable_wiring(network, state.input_shapes)
         plan = picks_from_json(state.plan, wiring)
         schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
-        _show(network, plan, wiring, schedule, options.preset, ui)
+        show_plan(network, wiring, plan, ui)
+        _show_schedule(schedule, options.preset, ui)
         force = penalty.GrowingPenalty(
             schedule, penalty.targets(network, wiring, plan, penalize), penalty.gauges(network, wiring, plan)
         )
@@ -67,17 +67,7 @@ def run(
     return long_run.run(job, ui)
 
 
-def _show(
-    network: nn.Module, plan: Plan, wiring: Wiring, schedule: penalty.GrowthSchedule, preset: str, ui: Reporter
-) -> None:
-    rows = [(name, share.channels, share.kept) for name, share in plan.shares.items()]
-    ui.table("plan", ("group", "channels", "kept"), rows)
-    left = [group for group in wiring.groups if group.name not in plan.shares]
-    effect = reduction(cost_of(network, wiring), cost_after(network, wiring, plan.removed_units(wiring)))
-    ui.note(
-        f"{len(plan.shares)} groups lose units, {len(left)} are left alone: {effect['macs_speedup']:.2f}x fewer MACs,"
-        f" sparsity {effect['sparsity']:.2f}% after the cut"
-    )
+def _show_schedule(schedule: penalty.GrowthSchedule, preset: str, ui: Reporter) -> None:
     ui.note(
         f"preset {preset}: lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every}"
         f" iterations; {schedule.iterations} iterations, the last {schedule.stabilize} to stabilize"

@@ -33,13 +33,26 @@ ALLOWED: dict[str, set[str]] = {
     "state": {"errors", "whole_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.data"},
     "deploy": {"errors", "wiring.skeleton"},
+    "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
     "long_run": {*WORDS, "fit", "stop_signals", "sources", "state", "training"},
     "cli": {*WORDS, *STAGES, "demo", "selection.ratios", "sources.specs"},
     "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs"},
     **{
-        stage: {*WORDS, "recording", "long_run", "fit", "wiring", "surgery", "criteria", "cost", "selection", "penalty"}
+        stage: {
+            *WORDS,
+            "preview",
+            "recording",
+            "long_run",
+            "fit",
+            "wiring",
+            "surgery",
+            "criteria",
+            "cost",
+            "selection",
+            "penalty",
+        }
         | {"sources", "state", "training", "deploy"}
         for stage in STAGES
     },

@@ -14,7 +14,7 @@ from greg_compress.options import Penalize, PenaltyOptions
 from greg_compress.penalty import Gauge, GrowingPenalty, GrowthSchedule, Target, gauges, resolve_schedule, targets
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.surgery.trial import prunable_wiring
-from tests.zoo import INPUT, Grouped, Residual
+from tests.zoo import INPUT, Depthwise, Grouped, Residual, Upward, WholeGroups
 
 
 def whole(weights: nn.Parameter) -> Target:
@@ -123,15 +123,23 @@ def picked_rows(found: list[Target], model: nn.Module) -> dict[str, list[int]]:
     return {names[t.parameter]: t.picked.flatten().nonzero().flatten().tolist() for t in found}
 
 
-def test_what_is_pulled_at() -> None:
+@pytest.mark.parametrize(
+    ("net", "plan", "filters"),
+    [
+        (Grouped, {"g": Share(4, 3, (1,))}, {"g.weight": [1, 5]}),  # offset 1 in both groups
+        (WholeGroups, {"a": Share(4, 3, (1,))}, {"a.weight": [2, 3], "g.weight": [3, 4, 5]}),
+        (Depthwise, {"b": Share(5, 4, (1,))}, {"b.weight": [1], "m.weight": [2, 3]}),  # a multiplier of 2
+        (Upward, {"up": Share(3, 2, (1,))}, {"up.weight": [1, 4]}),  # read by two groups; filters in dimension 1
+    ],
+)
+def test_what_is_pulled_at(net: type[nn.Module], plan: dict[str, Share], filters: dict[str, list[int]]) -> None:
     """Filters of sources and of the depthwise convolutions that follow; biases only as part of the unit."""
-    model = Grouped()
+    model = net()
     wiring = prunable_wiring(model, (INPUT,))
-    plan = Plan({"g": Share(4, 3, (1,))})  # offset 1 in both groups of g; two outputs of d for each
-    filters = {"g.weight": [1, 5], "d.weight": [2, 3, 10, 11]}
-    assert picked_rows(targets(model, wiring, plan, Penalize.WEIGHTS), model) == filters
+    assert picked_rows(targets(model, wiring, Plan(plan), Penalize.WEIGHTS), model) == filters
+    found = picked_rows(targets(model, wiring, Plan(plan), Penalize.UNIT), model)
     biases = {name.replace("weight", "bias"): rows for name, rows in filters.items()}
-    assert picked_rows(targets(model, wiring, plan, Penalize.UNIT), model) == filters | biases
+    assert {name: rows for name, rows in found.items() if not name.startswith("bn")} == filters | biases
 
 
 def test_batch_norm_belongs_to_the_unit() -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,11 +22,14 @@ from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.selection.ratios import parse_ratios, units_to_remove
 from greg_compress.selection.resolve import resolve
-from greg_compress.surgery.effect import cost_after, cost_of
+from greg_compress.surgery.effect import cost_of
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import find_groups
 from sample_models import resnet_cifar, vgg_cifar
-from tests.zoo import INPUT, ZOO, Chain, Depthwise, Functional, Gated, Grouped, Residual, inputs_of
+from tests.conftest import RESNET, Ran
+from tests.zoo import INPUT, ZOO, Chain, Depthwise, Gated, Grouped, Residual, inputs_of
+
+IMAGE = (INPUT,)
 
 
 @given(st.integers(0, 99), st.integers(1, 4096))
@@ -37,10 +42,122 @@ def test_seven_of_a_hundred() -> None:
     assert units_to_remove(Decimal("0.07"), 100) == 7
 
 
-@pytest.mark.parametrize("text", ["1.0", "1", "-0.1", "nan", "inf", "x", "", "[]", "[0.5, x]", "[0.5, 1.0]", "0,5"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("1.0", "1", "-0.1", "nan", "inf", "x", "", "[]", "[0.5, x]", "[0.5, 1.0]", "0,5", "[0.5", "0.5]"),
+        *("[0:0.5, 0.5]", "[a:0.5]", "[1-2-3:0.5]", "[3-1:0.5]", "[-1:0.5]", "[0:1]", "[0:]", "[9999999:0.5]"),
+        *("a=", "=0.5", "a=0.5,", "a=0.5,b", "a=1.0", "a=0.5 b=0.5", "a:0.5"),
+    ],
+)
 def test_bad_ratios_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="--ratios"):
         parse_ratios(text)
+
+
+@pytest.mark.parametrize(
+    ("content", "typed"),
+    [
+        ("0.5", "0.5"),
+        ("[0, 0.75, 7e-2]", "[0, 0.75, 0.07]"),
+        ('{"layer1.*.conv1": 0.3, "layer2": 0.50}', "layer1.*.conv1=0.3,layer2=0.50"),
+        ('"[0:0, 1-15:0.7]"', "[0:0, 1-15:0.7]"),
+        ('{"a": 0.3, "b": 0.1, "a": 0}', "a=0.3,b=0.1,a=0"),
+    ],
+)
+def test_a_file_says_what_can_be_typed(content: str, typed: str, tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    path.write_text(content)
+    assert parse_ratios(f"@{path}") == parse_ratios(typed)
+    assert "@" not in parse_ratios(f"@{path}").text
+
+
+@pytest.mark.parametrize(
+    ("content", "error", "words"),
+    [
+        (None, InputError, "is not a file"),
+        ("{", InputError, "is no JSON"),
+        ("[" * 100_000, InputError, "is no JSON"),
+        ("\xff", InputError, "is no JSON"),
+        ("1" * (2**20 + 1), InputError, "too many for ratios"),
+        ("null", RequestError, "null is not a number"),
+        ("true", RequestError, "true is not a number"),
+        ("NaN", RequestError, "NaN is not a number"),
+        ("[0.5, [0.5]]", RequestError, "is not a number"),
+        ("{}", RequestError, "maps names of layers to ratios"),
+        ('{"a,b": 0.5}', RequestError, "maps names of layers to ratios"),
+        ('{"a": 1.5}', RequestError, "1.5 is not a ratio"),
+        ('"@other.json"', RequestError, "cannot name another"),
+    ],
+)
+def test_files_that_are_no_ratios(content: str | None, error: type[Exception], words: str, tmp_path: Path) -> None:
+    path = tmp_path / "ratios.json"
+    if content is not None:
+        path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(error, match=words) as caught:
+        parse_ratios(f"@{path}")
+    assert "\n" not in str(caught.value)
+
+
+def kept(text: str, *skip: str, model: nn.Module | None = None) -> dict[str, int]:
+    """What a selection keeps of a ResNet-20 of width 16, or of another network."""
+    wiring = find_groups(model, IMAGE) if model else RESNET20
+    return {name: share.kept for name, share in resolve(parse_ratios(text), skip, wiring).shares.items()}
+
+
+RESNET20 = find_groups(resnet_cifar.resnet20(), ((3, 32, 32),))
+
+
+def test_the_last_entry_wins_and_skip_wins_over_all() -> None:
+    assert kept("layer2=0.5") == {f"layer2.{n}.conv1": 16 for n in range(3)}
+    assert kept("layer2=0.5,layer2.1=0.25,*.2.conv1=0") == {"layer2.0.conv1": 16, "layer2.1.conv1": 24}
+    assert kept("*.conv1=0.5,layer1.*.conv1=0.25,layer3=0") == {
+        **{f"layer1.{n}.conv1": 12 for n in range(3)},
+        **{f"layer2.{n}.conv1": 16 for n in range(3)},
+    }
+    assert kept("layer2=0.5", "layer2.1", "*.2") == {"layer2.0.conv1": 16}
+    assert kept("[1:0.5, 3-4:0.25, 1:0]") == {"layer1.1.conv1": 12}
+    assert kept("[0, 0, 0.5, 0]") == kept("layer2=0.5") == kept("[7-12:0.5]")
+
+
+def test_names_end_at_dots() -> None:
+    """`layer1.1` is not `layer1.10`, and a name is no prefix."""
+    model = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(12)), nn.Flatten(), nn.Linear(192, 2))
+    assert kept("1=0.5", model=model) == {"1": 1}
+    assert kept("1*=0.5", model=model) == {"1": 1, "10": 1, "11": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "skip", "words"),
+    [
+        ("layer1.0.cnv1=0.5", (), r"layer1\.0\.cnv1 matches no layer; nearest: layer1\.0\.conv1"),
+        ("layr3=0.5", (), r"layr3 matches no layer; nearest: layer3"),
+        ("layer2=0.5,bn1=0.5", (), "bn1 matches no layer"),
+        ("[0-19:0.5]", (), "0-19 goes beyond the last layer, which has index 18"),
+        ("[19:0.5]", (), "19 goes beyond"),
+        ("fc=0.5", (), "nothing in fc can be pruned .fc is frozen: it is the network's output"),
+        ("*.conv2=0.5", (), "nothing in .*conv2 can be pruned .conv1 is coupled: an addition ties 10 layers"),
+        ("[2:0.5]", (), "nothing in 2 can be pruned .*coupled"),
+        ("layer1=0.5", ("layer1.0.conv",), r"--skip layer1\.0\.conv matches no layer; nearest: layer1\.0\.conv"),
+    ],
+)
+def test_entries_that_can_do_nothing_are_refused(text: str, skip: tuple[str, ...], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        kept(text, *skip)
+
+
+def test_a_depthwise_convolution_names_its_leader() -> None:
+    model = Depthwise()
+    with pytest.raises(RequestError, match="it follows the channels that it reads; name a instead"):
+        kept("d=0.5", model=model)
+    assert kept("0.5", model=model) == {"b": 2}
+    assert kept("a=0.5", model=model) == {"a": 3}
+    assert kept("*=0.5", "d", model=model) == {"b": 2}
+
+
+def test_a_gate_shares_the_ratio_of_what_it_scales() -> None:
+    assert kept("excite=0.5", model=Gated()) == {"a": 3} == kept("a=0.5", model=Gated())
+    assert kept("a=0.5,excite=0", model=Gated()) == {}
 
 
 @pytest.mark.parametrize("net", ZOO)
@@ -68,7 +185,7 @@ def test_the_least_scores_go_and_the_count_is_hit(net: type[nn.Module]) -> None:
 
 def test_a_uniform_ratio_spares_the_first_convolution() -> None:
     model = Chain()
-    plan = resolve(parse_ratios("0.5"), (), find_groups(model, (INPUT,)))
+    plan = resolve(parse_ratios("0.5"), (), find_groups(model, IMAGE))
     assert set(plan.shares) == {"b"}
 
 
@@ -77,7 +194,7 @@ def test_a_stage_list_names_the_stages() -> None:
     wiring = find_groups(model, ((3, 32, 32),))
     with pytest.raises(RequestError, match="4 stages with convolutions: conv1, layer1, layer2, layer3"):
         resolve(parse_ratios("[0, 0.5]"), (), wiring)
-    with pytest.raises(RequestError, match=r"nothing in stage conv1 .*coupled"):
+    with pytest.raises(RequestError, match=r"nothing in stage conv1 can be pruned .*coupled"):
         resolve(parse_ratios("[0.5, 0, 0, 0]"), (), wiring)
 
 
@@ -93,18 +210,18 @@ def test_skip_spares_whole_modules_only() -> None:
 
 def test_plans_that_do_nothing_are_errors() -> None:
     with pytest.raises(CheckFailed, match="removes nothing"):
-        choose(Chain(), prunable_wiring(Chain(), (INPUT,)), Selection(parse_ratios("0")))
+        choose(Chain(), prunable_wiring(Chain(), IMAGE), Selection(parse_ratios("0")))
     frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softmax(1), nn.Flatten(), nn.Linear(144, 2))
     with pytest.raises(CheckFailed, match="frozen or coupled"):
-        choose(frozen, prunable_wiring(frozen, (INPUT,)), Selection(parse_ratios("0.5")))
+        choose(frozen, prunable_wiring(frozen, IMAGE), Selection(parse_ratios("0.5")))
 
 
 def test_plans_survive_json_and_refuse_other_networks() -> None:
-    wiring = find_groups(Chain(), (INPUT,))
+    wiring = find_groups(Chain(), IMAGE)
     plan = Plan({"a": Share(6, 4, (0, 5)), "b": Share(5, 4, (2,))})
     assert picks_from_json(plan.to_json(), wiring) == plan
     with pytest.raises(InputError, match="do not fit"):
-        picks_from_json(plan.to_json(), find_groups(Grouped(), (INPUT,)))
+        picks_from_json(plan.to_json(), find_groups(Grouped(), IMAGE))
     for removed in ([0], [0, 0], [0, 6], [-1, 2], [0, 1.0]):
         with pytest.raises(InputError, match="do not leave 4 of 6"):
             picks_from_json({"a": {"channels": 6, "kept": 4, "removed": removed}}, wiring)
@@ -113,31 +230,38 @@ def test_plans_survive_json_and_refuse_other_networks() -> None:
             picks_from_json(broken, wiring)
 
 
+RESNET56 = f"{RESNET}:resnet56"
+VGG19 = f"{RESNET.with_name('vgg_cifar.py')}:vgg19"
+SKIPPED = ("layer1.0", "layer2.0", "layer2.3", "layer3.0", "layer3.5")
 PAPER = [
-    ("resnet34", "[0, 0.5, 0.6, 0.4, 0]", ("layer1.0", "layer2.0", "layer2.3", "layer3.0", "layer3.5"), 1.32),
-    ("resnet50", "[0, 0.3, 0.3, 0.3, 0.14]", (), 1.49),
-    ("resnet50", "[0, 0.6, 0.6, 0.6, 0.21]", (), 2.31),
-    ("resnet50", "[0, 0.74, 0.74, 0.6, 0.21]", (), 2.56),
-    ("resnet50", "[0, 0.68, 0.68, 0.68, 0.5]", (), 3.06),
-    ("resnet56", "[0, 0.75, 0.75, 0.32]", (), 2.55),
-    ("resnet56", "0.5", (), 1.99),
-    ("resnet56", "0.7", (), 3.59),
-    ("resnet56", "0.9", (), 11.58),
-    ("resnet56", "0.925", (), 15.20),
-    ("resnet56", "0.95", (), 19.85),
+    ("torchvision:resnet34", "[0, 0.5, 0.6, 0.4, 0]", SKIPPED, 1.32),
+    ("torchvision:resnet50", "[0, 0.3, 0.3, 0.3, 0.14]", (), 1.49),
+    ("torchvision:resnet50", "[0, 0.6, 0.6, 0.6, 0.21]", (), 2.31),
+    ("torchvision:resnet50", "[0, 0.74, 0.74, 0.6, 0.21]", (), 2.56),
+    ("torchvision:resnet50", "[0, 0.68, 0.68, 0.68, 0.5]", (), 3.06),
+    (RESNET56, "[0, 0.75, 0.75, 0.32]", (), 2.55),
+    (RESNET56, "0.5", (), 1.99),
+    (RESNET56, "0.7", (), 3.59),
+    (RESNET56, "0.9", (), 11.58),
+    (RESNET56, "0.925", (), 15.20),
+    (RESNET56, "0.95", (), 19.85),
+    (VGG19, "[0:0, 1-15:0.5]", (), 3.61),
+    (VGG19, "[0:0, 1-15:0.6]", (), 5.42),
+    (VGG19, "[0:0, 1-15:0.7]", (), 8.89),
+    (VGG19, "[0:0, 1-15:0.8]", (), 17.34),
+    (VGG19, "[0:0, 1-15:0.9]", (), 45.53),
 ]
 
 
-@pytest.mark.parametrize(("name", "ratios", "skip", "speedup"), PAPER)
+@pytest.mark.parametrize(("spec", "ratios", "skip", "speedup"), PAPER)
 def test_the_papers_ratios_give_the_papers_speedups(
-    name: str, ratios: str, skip: tuple[str, ...], speedup: float
+    spec: str, ratios: str, skip: tuple[str, ...], speedup: float, greg: Callable[..., Ran]
 ) -> None:
-    on_cifar = name == "resnet56"
-    model = resnet_cifar.resnet56() if on_cifar else torchvision.models.get_model(name)
-    wiring = find_groups(model, ((3, 32, 32) if on_cifar else (3, 224, 224),))
-    plan = choose(model, wiring, Selection(parse_ratios(ratios), skip))
-    after = cost_after(model, wiring, plan.removed_units(wiring))
-    assert round(cost_of(model, wiring).macs / after.macs, 2) == speedup
+    words = [word for name in skip for word in ("--skip", name)]
+    words += ["--arch-arg", "num_classes=100"] if spec == VGG19 else []
+    ran = greg("analyze", spec, "--ratios", ratios, *words, "--json")
+    assert ran.code == 0, ran.err
+    assert round(ran.json["plan"]["macs_speedup"], 2) == speedup
 
 
 @pytest.mark.parametrize(
@@ -158,7 +282,7 @@ def test_published_sizes(model: nn.Module, shape: tuple[int, ...], params: float
 
 def test_the_counter_would_notice_a_missing_layer() -> None:
     model = Residual().eval()
-    wiring = find_groups(model, (INPUT,))
-    macs = layer_macs(model, (INPUT,), wiring.layers)
+    wiring = find_groups(model, IMAGE)
+    macs = layer_macs(model, IMAGE, wiring.layers)
     assert all(macs[layer.weight] > 0 for layer in wiring.layers)
     assert len(macs) == len(wiring.layers)

@@ -44,7 +44,7 @@ def test_the_shipped_state_loads_and_was_made_as_recorded() -> None:
     opened = open_model(str(DIGITS))
     assert opened.state.stage == "dense"
     assert [entry["command"] for entry in opened.state.history] == ["train"]
-    assert opened.state.input_shape == (1, 8, 8)
+    assert opened.state.input_shapes == ((1, 8, 8),)
 
 
 def test_a_pruned_network_gives_the_same_outputs_in_a_new_process(greg: Callable[..., Ran], tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=2), "version 2, this greg reads 1"),
+        (lambda d: d.update(version=3), "version 3, this greg reads 2"),
         (lambda d: d.update(format="other"), "not a greg state file"),
         (lambda d: d.update(stage="half"), "unknown stage"),
         (lambda d: d.pop("weights"), "'weights' is missing"),
@@ -119,6 +119,13 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
         (lambda d: d["architecture"]["kwargs"].update(width="x"), "cannot be built|refuses its arguments"),
         (lambda d: d.update(version=torch.zeros(3)), "format version"),
         (lambda d: d.update(input_shape=[float("inf")]), "damaged"),
+        (lambda d: d.pop("input_shape"), "damaged"),
+        (lambda d: d.update(version=2, groups={}, input_shapes=[]), "impossible input shape"),
+        (lambda d: d.update(version=2, groups={}, input_shapes=[3]), "damaged"),
+        (lambda d: d.update(version=2, input_shapes=[[1, 8, 8]]), "'groups' is missing"),
+        (lambda d: d.update(version=2, groups={"fc": 1}, input_shapes=[[1, 8, 8]]), "fc is no convolution"),
+        (lambda d: d.update(version=2, groups={"conv1": 2}, input_shapes=[[1, 8, 8]]), "cannot have been cut to 2"),
+        (lambda d: d.update(version=2, groups={"conv1": "x"}, input_shapes=[[1, 8, 8]]), "does not fit"),
         (lambda d: d.update(history=[3]), "history is not a list of commands"),
         (lambda d: d["weights"].update({3: torch.zeros(1)}), "not all tensors"),
     ],

@@ -12,10 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
+from greg_compress.cli.analysis import analysis
 from greg_compress.cli.terminal import console, make_table
+from greg_compress.cli.words import percent, size
 from greg_compress.errors import CheckFailed
 
 Result = dict[str, Any]
+__all__ = ["accuracy", "analysis", "demonstration", "exported", "printed", "pruning", "training"]
 
 
 @contextmanager
@@ -75,28 +78,6 @@ def accuracy(out: Console, result: Result) -> None:
     out.print(make_table(("", "result"), rows))
 
 
-def analysis(out: Console, result: Result) -> None:
-    columns = ["layer", "index", "params", "MACs", "channels", "group", "note"]
-    planned = result["plan"] is not None
-    if planned:
-        columns.insert(5, "kept")
-    rows = []
-    for layer in result["layers"]:
-        row = [layer["name"], layer["index"], layer["params"], layer["macs"], layer["out_channels"]]
-        row += [layer["kept"]] if planned else []
-        rows.append([*row, layer["group"], layer["reason"]])
-    out.print(make_table(columns, rows))
-    out.print(f"{result['params']:,} parameters, {result['macs']:,} MACs, {size(result['size'])}")
-    if result["uncalled"]:
-        out.print(f"never run, left alone: {', '.join(result['uncalled'])}", markup=False)
-    if planned:
-        plan = result["plan"]
-        out.print(
-            f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
-            f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
-        )
-
-
 def pruning(out: Console, result: Result) -> None:
     rows = [
         ("parameters", f"{result['params']['before']:,}", f"{result['params']['after']:,}"),
@@ -148,15 +129,3 @@ def demonstration(out: Console, result: Result) -> None:
 
 def _times(timed: Result) -> tuple[str, str, str, str]:
     return f"{timed['p50_ms']:.3f}", f"{timed['p95_ms']:.3f}", f"{timed['mean_ms']:.3f}", f"{timed['cov']:.1%}"
-
-
-def percent(value: float) -> str:
-    return f"{value:.2f}%"
-
-
-def size(count: int) -> str:
-    """Bytes in words, binary units."""
-    if count < 1024:
-        return f"{count} B"
-    power = min(3, (count.bit_length() - 1) // 10)
-    return f"{count / 1024**power:.1f} {('B', 'KiB', 'MiB', 'GiB')[power]}"

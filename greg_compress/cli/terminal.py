@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
@@ -17,7 +18,7 @@ from greg_compress import reporting
 LIVE_EVERY = 0.2
 PLAIN_EVERY = 5.0
 """Seconds between two updates."""
-PLAIN_WIDTH = 160
+PLAIN_WIDTH = 240
 """Columns where there is no terminal, so that no name is cut off."""
 
 
@@ -122,11 +123,13 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> Table:
-    """A table whose first column is words and whose others are figures."""
-    table = Table(title=title, title_justify="left")
+def make_table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, words: Sequence[int] = (0,)
+) -> Table:
+    """A table of figures, but for the columns of words."""
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="right" if number else "left", overflow="fold")
+        table.add_column(column, justify="left" if number in words else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
     return table

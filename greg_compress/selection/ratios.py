@@ -85,7 +85,7 @@ def _indexed(part: str, text: str) -> tuple[IndexRange, Decimal]:
 
 def _named(part: str, text: str) -> tuple[str, Decimal]:
     name, equals, ratio = part.rpartition("=")
-    if not equals or not name.strip():
+    if not equals or not name.strip() or "=" in name:
         _refuse(text, f"{part!r} is not NAME=RATIO; write layer1.*.conv1=0.3,layer2=0.5")
     return name.strip(), _ratio(ratio.strip(), text)
 

@@ -72,7 +72,7 @@ def from_dict(data: Any, path: str) -> State:
     """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path} is not a greg state file (a plain state dict?); make one with greg train")
-    if data.get("version") == 1:
+    if type(data.get("version")) is int and data["version"] == 1:
         # Of a time when networks had one input, and no cut took whole groups.
         data = {**data, "version": VERSION, "groups": {}, "input_shapes": [data.get("input_shape")]}
     if type(data.get("version")) is not int or data["version"] != VERSION:

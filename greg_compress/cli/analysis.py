@@ -1,0 +1,87 @@
+"""How `greg analyze` is printed: one table by layer, the reasons below it, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+
+from greg_compress.cli.terminal import make_table
+from greg_compress.cli.words import short, size
+
+Result = dict[str, Any]
+WORDS = {"layer", "stage", "type", "shape", "group", "prunable"}
+PARAMS_LEFT, MACS_LEFT = "params\nleft", "MACs\nleft"
+SPARED = ("type", "stage", "share", "shape", "group", "index")
+"""Columns that go first where the terminal is too narrow for all, in this order."""
+
+
+def analysis(out: Console, result: Result) -> None:
+    """Print the layers, and with a selection what it would leave of each."""
+    reasons: dict[str, int] = {}
+    rows = [_row(layer, result, reasons) for layer in result["layers"]]
+    for above, below in zip(reversed(rows[:-1]), reversed(rows[1:]), strict=True):
+        below["stage"] = "" if below["stage"] == above["stage"] else below["stage"]  # it stands at its first layer
+    table, missing = _fitting([*rows, *_sums(result)], out)
+    out.print(table)
+    for reason, number in reasons.items():
+        out.print(f"[{number}] {reason}", markup=False)
+    if missing:
+        out.print(f"a wider terminal shows {', '.join(missing)} too; --json has it all")
+    out.print(f"{result['params']:,} parameters, {result['macs']:,} MACs, {size(result['size'])}")
+    if result["uncalled"]:
+        out.print(f"never run, left alone: {', '.join(result['uncalled'])}", markup=False)
+    if (plan := result["plan"]) is not None:
+        out.print(
+            f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
+            f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
+        )
+
+
+def _fitting(rows: Sequence[Result], out: Console) -> tuple[Table, list[str]]:
+    """The table with as many columns as fit, and the columns that did not."""
+    columns = list(rows[0])
+    for number in range(len(SPARED) + 1):
+        shown = [column for column in columns if column not in SPARED[:number]]
+        words = [at for at, column in enumerate(shown) if column in WORDS]
+        table = make_table(shown, [[row.get(column) for column in shown] for row in rows], words=words)
+        if Measurement.get(out, out.options.update(max_width=10_000), table).maximum <= out.width:
+            break
+    return table, [column for column in columns if column not in shown]
+
+
+def _row(layer: Result, result: Result, reasons: dict[str, int]) -> Result:
+    share = f"{100 * layer['macs'] / result['macs']:.1f}%" if result["macs"] else ""
+    shape = None if layer["shape"] is None else "x".join(map(str, layer["shape"]))
+    row = {"layer": layer["name"], **{name: layer[name] for name in ("stage", "index", "type")}, "shape": shape}
+    row |= {"params": short(layer["params"]), "MACs": short(layer["macs"]), "share": share}
+    if result["plan"] is not None:
+        left = layer["left"] or layer
+        row["kept"] = None if layer["kept"] is None else f"{layer['kept']}/{layer['out_channels']}"
+        row |= {PARAMS_LEFT: short(left["params"]), MACS_LEFT: short(left["macs"])}
+    return {
+        **row,
+        "group": layer["group"],
+        "prunable": "yes" if layer["prunable"] else _footnote(layer["reason"], reasons),
+    }
+
+
+def _footnote(reason: str, reasons: dict[str, int]) -> str:
+    """`frozen [2]`: the whole reason stands once, below the table."""
+    number = reasons.setdefault(reason, len(reasons) + 1)
+    word = reason.partition(":")[0]
+    return f"{word if word in ('frozen', 'coupled') else 'no'} [{number}]"
+
+
+def _sums(result: Result) -> list[Result]:
+    """Parameters that no layer of the table holds (norms, scales), and the totals."""
+    other = {"layer": "other", "params": short(result["params"] - sum(layer["params"] for layer in result["layers"]))}
+    total = {"layer": "total", "params": short(result["params"]), "MACs": short(result["macs"]), "share": "100.0%"}
+    if (plan := result["plan"]) is not None:
+        held = sum((layer["left"] or layer)["params"] for layer in result["layers"])
+        other[PARAMS_LEFT] = short(plan["params"] - held)
+        total |= {PARAMS_LEFT: short(plan["params"]), MACS_LEFT: short(plan["macs"])}
+    return [other, total]

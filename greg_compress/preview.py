@@ -1,0 +1,22 @@
+"""Show the resolved plan before anything is done."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from greg_compress.reporting import Reporter
+from greg_compress.selection.plan import Plan
+from greg_compress.surgery.effect import cost_after, cost_of, reduction
+from greg_compress.wiring.groups import Wiring
+
+
+def show_plan(model: nn.Module, wiring: Wiring, plan: Plan, ui: Reporter) -> None:
+    """Print channels and kept channels of every group that loses some, and what the cut would leave."""
+    rows = [(name, share.channels, share.kept) for name, share in plan.shares.items()]
+    ui.table("plan", ("group", "channels", "kept"), rows)
+    left = [group for group in wiring.groups if group.name not in plan.shares]
+    effect = reduction(cost_of(model, wiring), cost_after(model, wiring, plan.removed_units(wiring)))
+    ui.note(
+        f"{len(plan.shares)} groups lose units, {len(left)} are left alone: {effect['macs_speedup']:.2f}x fewer MACs,"
+        f" sparsity {effect['sparsity']:.2f}% after the cut"
+    )
