@@ -61,7 +61,7 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
     index = {layer.weight: number for number, layer in enumerate(indexed_layers(wiring))}
     rows = []
     for layer in wiring.layers:
-        group = wiring.group_of(layer.weight)
+        groups = wiring.groups_of(layer.weight)
         module = owner(model, layer)
         kept = None if removed is None else int((~torch.isin(wiring.roots[layer.channels], removed)).sum())
         rows.append(
@@ -72,9 +72,9 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
                 "index": index.get(layer.weight),
                 "macs": macs[layer.weight],
                 "out_channels": layer.channels.numel(),
-                "group": group.name if group else None,
-                "prunable": group is not None and group.reason is None,
-                "reason": group.reason if group else FOLLOWS,
+                "group": groups[0].name if groups else None,
+                "prunable": any(group.reason is None for group in groups),
+                "reason": next((group.reason for group in groups if group.reason), None) if groups else FOLLOWS,
                 "kept": kept,
                 **_sizes(model, layer),
                 "left": None if left is None or macs_left is None

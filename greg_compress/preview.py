@@ -17,6 +17,6 @@ def show_plan(model: nn.Module, wiring: Wiring, plan: Plan, ui: Reporter) -> Non
     left = [group for group in wiring.groups if group.name not in plan.shares]
     effect = reduction(cost_of(model, wiring), cost_after(model, wiring, plan.removed_units(wiring)))
     ui.note(
-        f"{len(plan.shares)} groups lose units, {len(left)} are left alone: {effect['macs_speedup']:.2f}x fewer MACs,"
-        f" sparsity {effect['sparsity']:.2f}% after the cut"
+        f"groups that lose units: {len(plan.shares)}, left alone: {len(left)};"
+        f" {effect['macs_speedup']:.2f}x fewer MACs, sparsity {effect['sparsity']:.2f}% after the cut"
     )

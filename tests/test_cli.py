@@ -132,7 +132,54 @@ def test_analyze_says_why_layers_are_left_alone(greg: Greg) -> None:
     assert "the network's output" in layers["fc"]["reason"]
     assert sum(layer["macs"] for layer in layers.values()) == ran.json["macs"]
     assert ran.json["plan"]["macs_speedup"] == pytest.approx(2.0, abs=0.01)
-    assert greg("analyze", DIGITS, "--json").json["plan"] is None
+    assert layers["layer1.0.conv1"]["left"] == {"shape": [16, 32, 3, 3], "params": 4608, "macs": 294912}
+    assert layers["layer2.0.conv1"]["stage"] == "layer2"
+    dense = greg("analyze", DIGITS, "--json").json
+    assert dense["plan"] is None
+    assert all(layer["left"] is None for layer in dense["layers"])
+
+
+def test_analyze_reads_well(greg: Greg, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One table, every reason once below it, and the totals."""
+    lines = greg("analyze", DIGITS, "--ratios", "0.5").out.splitlines()
+    for heading in ("layer", "stage", "index", "type", "shape", "params", "MACs", "share", "kept", "group", "prunable"):
+        assert heading in lines[1]
+    (row,) = (" ".join(line.split()) for line in lines if line.startswith("layer2.1.conv1"))
+    assert row == "layer2.1.conv1 9 Conv2d 64x64x3x3 36.9k 590k 5.9% 32/64 18.4k 295k layer2.1.conv1 yes"
+    (total,) = (" ".join(line.split()) for line in lines if line.startswith("total"))
+    assert total == "total 1.07M 10M 100.0% 538k 5.03M"
+    assert lines.count("[2] frozen: it is the network's output") == 1
+    assert "1,073,386 parameters, 10,046,720 MACs, 4.1 MiB" in lines
+    assert "the selection leaves 538,186 parameters" in lines[-1]
+
+
+def test_functional_layers_are_counted_and_named(greg: Greg, tmp_path: Path) -> None:
+    """thop sees modules alone; torch's own counter agrees with the sum (test_surgery)."""
+    (tmp_path / "n.py").write_text(NETWORK)
+    layers = greg("analyze", "n.py:Functional", "--ratios", "deep.kernel=0.5", "--json").json["layers"]
+    assert [(layer["name"], layer["type"], layer["stage"], layer["macs"]) for layer in layers] == [
+        ("deep.kernel", "functional conv2d", "deep", 4 * 9 * 36),
+        ("b", "Conv2d", "b", 4 * 4 * 9 * 16),
+        ("head", "functional linear", "head", 640),
+    ]
+    assert layers[0]["left"] == {"shape": [2, 1, 3, 3], "params": 18, "macs": 2 * 9 * 36}
+
+
+def test_a_network_of_two_inputs_goes_through_the_chain(greg: Greg, tmp_path: Path) -> None:
+    (tmp_path / "n.py").write_text(NETWORK)
+    assert greg("prune", "n.py:Two", "--ratios", "a=0.5", "-o", "p.pt", "--json").json["self_check"]["passed"]
+    ran = greg("export", "p.pt", "-o", "p.onnx", "--runs", 3, "--json")
+    assert ran.json["parity"]["passed"], ran.err
+    assert "repeats for several inputs" in greg("analyze", "n.py:Two", "--input-shape", "1,8,8").error()
+    assert greg("analyze", "n.py:Two", "--input-shape", "1,9,9", "--input-shape", "7").code == 0
+    assert "contradicts p.pt, which was made for 1x8x8 and 7" in greg("analyze", "p.pt", "--input-shape", "7").error()
+
+
+def test_the_plan_is_shown_before_anything_is_done(greg: Greg) -> None:
+    ran = greg("prune", DIGITS, "--ratios", "layer2.*.conv1=0.25", "-o", "p.pt")
+    plan = [line.split() for line in ran.err.splitlines()]
+    assert ["layer2.1.conv1", "64", "48"] in plan
+    assert "groups that lose units: 3, left alone: 10" in ran.err
 
 
 def test_a_networks_own_prints_stay_off_stdout(greg: Greg, tmp_path: Path) -> None:
@@ -157,6 +204,25 @@ class Net(nn.Module):
         self.a, self.b, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3), nn.Linear(64, 10)
     def forward(self, x):
         return self.fc(self.b(self.a(x).relu()).flatten(1))
+class Deep(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(4, 1, 3, 3))
+    def forward(self, x): return nn.functional.conv2d(x, self.kernel).relu()
+class Functional(nn.Module):
+    input_shape = (1, 8, 8)
+    def __init__(self):
+        super().__init__()
+        self.deep, self.b, self.head = Deep(), nn.Conv2d(4, 4, 3), nn.Parameter(torch.randn(10, 64))
+    def forward(self, x): return nn.functional.linear(self.b(self.deep(x)).flatten(1), self.head)
+class Two(nn.Module):
+    input_shape = ((1, 8, 8), (7,))
+    def __init__(self):
+        super().__init__()
+        self.a, self.v, self.fc = nn.Conv2d(1, 6, 3), nn.Linear(7, 6), nn.Linear(6, 4)
+    def forward(self, x, v): return {"y": self.fc((self.a(x).relu() * self.v(v)[:, :, None, None]).mean((2, 3)))}
+class Frozen(Net):
+    def forward(self, x): return self.a(x).softmax(1)
 class Nan(Net):
     def forward(self, x): return super().forward(x) * float("nan")
 class Quits(Net):
@@ -186,6 +252,9 @@ class Shape(Net):
     [
         (("export", "n.py:Nan", "-o", "o.onnx"), 1, "not finite"),
         (("prune", "n.py:Nan", "--ratios", "0.5", "-o", "o.pt"), 3, "self-check failed"),
+        (("prune", "n.py:Frozen", "--ratios", "0.5", "-o", "o.pt"), 3, "every group is frozen or coupled"),
+        (("analyze", "n.py:Two", "--input-shape", "1,8,8"), 4, "in the network itself (TypeError"),
+        (("analyze", "n.py:Net", "--input-shape", "3,8,8"), 4, "aten.convolution.default in a (RuntimeError"),
         (("analyze", "n.py:Quits"), 4, "SystemExit"),
         (("analyze", "n.py:Raises"), 4, "cannot be built (ValueError: no luck)"),
         (("analyze", "n.py:Lock"), 4, "cannot be copied"),

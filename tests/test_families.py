@@ -145,8 +145,7 @@ def test_squeeze_and_excite_does_not_freeze_its_block(name: str) -> None:
     gates = [layer for layer in wiring.layers if layer.name.endswith(("fc1", "fc2"))]
     assert gates
     for layer in gates:
-        group = wiring.group_of(layer.weight)
-        assert group is not None
+        (group,) = wiring.groups_of(layer.weight)
         assert group.reason is None
         scaled = next(each for each in wiring.layers if each.weight == group.sources[0])
         assert (scaled.name == layer.name) == layer.name.endswith("fc1")

@@ -65,15 +65,17 @@ def _row(layer: Result, result: Result, reasons: dict[str, int]) -> Result:
     return {
         **row,
         "group": layer["group"],
-        "prunable": "yes" if layer["prunable"] else _footnote(layer["reason"], reasons),
+        "prunable": _verdict(layer, reasons),
     }
 
 
-def _footnote(reason: str, reasons: dict[str, int]) -> str:
-    """`frozen [2]`: the whole reason stands once, below the table."""
+def _verdict(layer: Result, reasons: dict[str, int]) -> str:
+    """`yes`, or `frozen [2]`: the whole reason stands once, below the table."""
+    if (reason := layer["reason"]) is None:
+        return "yes"
     number = reasons.setdefault(reason, len(reasons) + 1)
-    word = reason.partition(":")[0]
-    return f"{word if word in ('frozen', 'coupled') else 'no'} [{number}]"
+    word = "partly" if layer["prunable"] else reason.partition(":")[0]
+    return f"{word if len(word) < 8 else 'no'} [{number}]"
 
 
 def _sums(result: Result) -> list[Result]:

@@ -67,12 +67,7 @@ def conv_stages(wiring: Wiring) -> list[str]:
 
 def indexed_layers(wiring: Wiring) -> list[Layer]:
     """The layers that RATIOS can name by index: all in order of execution but shortcuts and linear output layers."""
-    return [layer for layer in wiring.layers if not (layer.shortcut or _is_output(layer, wiring))]
-
-
-def _is_output(layer: Layer, wiring: Wiring) -> bool:
-    group = wiring.group_of(layer.weight)
-    return not layer.convolves and group is not None and bool(group.frozen)
+    return [layer for layer in wiring.layers if not layer.shortcut and (layer.convolves or not wiring.leaves(layer))]
 
 
 def _uniform(ratio: Decimal, wiring: Wiring) -> dict[str, Decimal]:

@@ -63,9 +63,13 @@ class Wiring:
     def layers(self) -> list[Layer]:
         return list(self.trace.layers.values())
 
-    def group_of(self, weight: str) -> Group | None:
-        """The group of a source's filters; None when the layer makes no units of its own."""
-        return next((group for group in self.groups if weight in group.sources), None)
+    def groups_of(self, weight: str) -> list[Group]:
+        """The groups of a source's filters, mostly one; none when the layer makes no units of its own."""
+        return [group for group in self.groups if weight in group.sources]
+
+    def leaves(self, layer: Layer) -> bool:
+        """Whether what a layer makes is the network's output."""
+        return any(torch.isin(self.roots[layer.channels], self.roots[labels]).any() for labels in self.trace.leaving)
 
     def filters(self, weight: str) -> tuple[int, Tensor]:
         """The dimension of a layer's weight that holds its filters, and the unit of each of them."""

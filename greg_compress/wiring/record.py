@@ -74,6 +74,8 @@ class Trace:
     consumers: set[tuple[str, int]] = field(default_factory=set)
     """(tensor, dimension) pairs along which a layer reads the channels of its input."""
     called: set[str] = field(default_factory=set)
+    leaving: list[Tensor] = field(default_factory=list)
+    """Labels that reach the network's output."""
     failure: str | None = None
     """Why the run broke off, when it did."""
     unfollowed: dict[str, int] = field(default_factory=dict)

@@ -92,6 +92,7 @@ def _run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer) -> None:
         if (layout := tracer.layout(tensor)) is not None:
             for plane in layout.planes:
                 result.labels.freeze(plane, "it is the network's output")
+                result.leaving.append(plane.unique())
 
 
 @contextmanager
