@@ -45,7 +45,7 @@ def build(name: str, kwargs: dict[str, Any], size: int) -> tuple[nn.Module, Shap
             nn.init.normal_(module.bias, 0, 0.2)
         elif isinstance(module, nn.Dropout):
             module.p = 0.0
-        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+        elif isinstance(module, (nn.Conv2d, nn.Linear)) and not name.startswith("vgg"):
             nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
     with torch.no_grad():
         model.train()(torch.rand(2, 3, size, size))
@@ -98,7 +98,7 @@ def test_groups_by_labels_are_groups_by_poking(name: str) -> None:
     model, shapes = build(name, {}, 64)
     wiring = prunable_wiring(model, shapes)
     for number, group in enumerate(wiring.groups):
-        if not group.frozen and number % 3 == 0:
+        if not group.frozen and number % 6 == 0:
             assert disagreement(model, wiring, group, number % group.channels) == set(), group.name
 
 

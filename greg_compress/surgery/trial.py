@@ -14,8 +14,9 @@ from greg_compress.wiring.groups import Group, Wiring, find_groups
 from greg_compress.wiring.skeleton import Shapes
 
 ROUNDS = 2
-SMALL, MORE_ROUNDS = 8, 6
-"""A small group's share can satisfy by chance what others would not: more rounds, which cost little there."""
+SMALL, SHORT, MORE_ROUNDS = 8, 500, 6
+"""A group of few channels can satisfy by chance what others would not. Where the network has few operations, more
+rounds cost little; elsewhere the replay of the very plan has the last word."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
 
 def _trial(model: nn.Module, wiring: Wiring) -> Failure | None:
     small = any(group.channels < SMALL for group in wiring.groups if not group.frozen)
-    for number in range(MORE_ROUNDS if small else ROUNDS):
+    for number in range(MORE_ROUNDS if small and len(wiring.trace.operations) < SHORT else ROUNDS):
         shares = _shares(wiring, number)
         removed = torch.cat([torch.empty(0, dtype=torch.int64), *shares.values()])
         if (difference := first_difference(model, wiring, removed)) is not None:

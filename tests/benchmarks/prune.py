@@ -23,12 +23,12 @@ from greg_compress.surgery.cut import cut
 from greg_compress.surgery.replay import first_difference
 from greg_compress.surgery.trial import prunable_wiring
 
-SHAPE = (3, 224, 224)
+SHAPES = ((3, 224, 224),)
 
 
 def ours(model: nn.Module) -> None:
     """Trace, trial cut, choose, prove on labels, cut."""
-    wiring = prunable_wiring(model, SHAPE)
+    wiring = prunable_wiring(model, SHAPES)
     removed = choose(model, wiring, Selection(parse_ratios("0.5"))).removed_units(wiring)
     assert first_difference(model, wiring, removed) is None
     cut(model, wiring, removed)
@@ -39,7 +39,7 @@ def theirs(model: nn.Module) -> None:
     classifier = [module for module in model.modules() if isinstance(module, nn.Linear)][-1:]
     pruner = torch_pruning.pruner.BasePruner(
         model,
-        torch.rand(1, *SHAPE),
+        torch.rand(1, *SHAPES[0]),
         importance=torch_pruning.importance.MagnitudeImportance(p=1),
         pruning_ratio=0.5,
         ignored_layers=classifier,
