@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from greg_compress.wiring.groups import find_groups
 from tests.conftest import DIGITS, RESNET, ROOT, Ran
 
 Greg = Callable[..., Ran]
@@ -175,6 +176,20 @@ def test_a_network_of_two_inputs_goes_through_the_chain(greg: Greg, tmp_path: Pa
     assert "contradicts p.pt, which was made for 1x8x8 and 7" in greg("analyze", "p.pt", "--input-shape", "7").error()
 
 
+def test_a_plan_that_a_trial_let_through_is_stopped_by_its_own_replay(
+    greg: Greg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any trial: every second channel is read, and L1 picks as it likes."""
+    monkeypatch.setattr("greg_compress.prune.prunable_wiring", find_groups)
+    (tmp_path / "n.py").write_text(NETWORK)
+    torch.manual_seed(0)
+    ran = greg("prune", "n.py:Strided", "--ratios", "a=0.5", "-o", "p.pt", "--json")
+    assert ran.code == 3
+    assert "this plan cannot be cut: after a cut aten.slice" in ran.error()
+    assert "--skip a avoids it" in ran.error()
+    assert ran.json["passed"] is False
+
+
 def test_the_plan_is_shown_before_anything_is_done(greg: Greg) -> None:
     ran = greg("prune", DIGITS, "--ratios", "layer2.*.conv1=0.25", "-o", "p.pt")
     plan = [line.split() for line in ran.err.splitlines()]
@@ -223,6 +238,9 @@ class Two(nn.Module):
     def forward(self, x, v): return {"y": self.fc((self.a(x).relu() * self.v(v)[:, :, None, None]).mean((2, 3)))}
 class Frozen(Net):
     def forward(self, x): return self.a(x).softmax(1)
+class Strided(Net):
+    def __init__(self): super().__init__(); self.a, self.b = nn.Conv2d(1, 16, 3), nn.Conv2d(8, 4, 3)
+    def forward(self, x): return self.fc(self.b(self.a(x).relu()[:, ::2]).flatten(1))
 class Nan(Net):
     def forward(self, x): return super().forward(x) * float("nan")
 class Quits(Net):

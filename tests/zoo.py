@@ -331,15 +331,11 @@ class Chunked(nn.Module):
         return self.fc((F.relu(self.b(a)) * F.relu(self.c(b))).mean((2, 3)))
 
 
-class FixedHalves(nn.Module):
+class FixedHalves(Chunked):
     """The same with sizes that are written in the code, and do not follow a cut."""
 
     groups = {"a": (4, FROZEN), "a#2": (4, FROZEN), "b": (5, FREE), "fc": (4, FROZEN)}
     params, macs = (618, 384), (36884, 23048)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.a, self.b, self.c, self.fc = conv(3, 8), conv(4, 5), conv(4, 5), nn.Linear(5, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = F.relu(self.a(x)).split([4, 4], 1)

@@ -1,6 +1,6 @@
 """Wiring: which channels hang together, found by running the network on labels.
 
 Start reading at :func:`greg_compress.wiring.groups.find_groups`; then :mod:`.trace` (the run),
-:mod:`.rules` (what each ATen operation does to labels) and :mod:`.labels` (the integers).
+:mod:`.rules` and :mod:`.layers` (what each ATen operation does to labels), and :mod:`.labels` (the integers).
 Nothing here knows about ratios, scores or weights' values.
 """
