@@ -113,5 +113,6 @@ def _uncalled(model: nn.Module, wiring: Wiring) -> list[str]:
     return [
         name
         for name, module in model.named_modules()
-        if name not in wiring.trace.called and next(module.parameters(recurse=False), None) is not None
+        if name not in wiring.trace.called and f"{name}.weight" not in wiring.trace.layers
+        if next(module.parameters(recurse=False), None) is not None
     ]

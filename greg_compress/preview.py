@@ -13,7 +13,7 @@ from greg_compress.wiring.groups import Wiring
 def show_plan(model: nn.Module, wiring: Wiring, plan: Plan, ui: Reporter) -> None:
     """Print channels and kept channels of every group that loses some, and what the cut would leave."""
     rows = [(name, share.channels, share.kept) for name, share in plan.shares.items()]
-    ui.table("plan", ("group", "channels", "kept"), rows)
+    ui.table("plan", ("group", "units", "kept"), rows)
     left = [group for group in wiring.groups if group.name not in plan.shares]
     effect = reduction(cost_of(model, wiring), cost_after(model, wiring, plan.removed_units(wiring)))
     ui.note(

@@ -94,7 +94,8 @@ def require_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{path} is a directory, not a state file")
         if not path.exists():
-            raise InputError(f"{path} does not exist")
+            hint = "" if path.suffix else f"; an architecture is torchvision:{path.name} or FILE.py:CALLABLE"
+            raise InputError(f"{path} does not exist{hint}")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if not path.is_file():

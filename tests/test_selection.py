@@ -132,12 +132,13 @@ def test_names_end_at_dots() -> None:
     [
         ("layer1.0.cnv1=0.5", (), r"layer1\.0\.cnv1 matches no layer; nearest: layer1\.0\.conv1"),
         ("layr3=0.5", (), r"layr3 matches no layer; nearest: layer3"),
-        ("layer2=0.5,bn1=0.5", (), "bn1 matches no layer"),
+        ("LAYER3=0.5", (), r"LAYER3 matches no layer; nearest: layer3"),
+        ("layer2=0.5,bn1=0.5", (), "bn1 matches no convolution or linear layer that runs"),
         ("[0-19:0.5]", (), "0-19 goes beyond the last layer, which has index 18"),
         ("[19:0.5]", (), "19 goes beyond"),
         ("fc=0.5", (), "nothing in fc can be pruned .fc is frozen: it is the network's output"),
         ("*.conv2=0.5", (), "nothing in .*conv2 can be pruned .conv1 is coupled: an addition ties 10 layers"),
-        ("[2:0.5]", (), "nothing in 2 can be pruned .*coupled"),
+        ("[2:0.5]", (), "nothing in index 2 can be pruned .*coupled"),
         ("layer1=0.5", ("layer1.0.conv",), r"--skip layer1\.0\.conv matches no layer; nearest: layer1\.0\.conv"),
     ],
 )

@@ -138,6 +138,15 @@ def test_a_state_that_does_not_hold_together_says_why(
     refused(written(tmp_path / "s.pt", data), message)
 
 
+def test_a_changed_byte_is_noticed_wherever_it_is(tmp_path: Path) -> None:
+    """torch.load itself would give other weights without a word."""
+    whole = DIGITS.read_bytes()
+    for place in range(1000, len(whole), len(whole) // 7):
+        path = tmp_path / "flipped.pt"
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        refused(path, "damaged")
+
+
 def test_a_plain_state_dict_is_no_state(tmp_path: Path) -> None:
     refused(written(tmp_path / "w.pt", content()["weights"]), "not a greg state file")
 

@@ -15,7 +15,7 @@ from greg_compress.cli.words import short, size
 Result = dict[str, Any]
 WORDS = {"layer", "stage", "type", "shape", "group", "prunable"}
 PARAMS_LEFT, MACS_LEFT = "params\nleft", "MACs\nleft"
-SPARED = ("type", "stage", "share", "shape", "group", "index")
+SPARED = ("type", "stage", "share", "shape", "group", "params", PARAMS_LEFT)
 """Columns that go first where the terminal is too narrow for all, in this order."""
 
 

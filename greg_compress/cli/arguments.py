@@ -83,7 +83,11 @@ def _model_options(model: str, arch: Architecture | None, input_shape: list[str]
 def selection(
     ratios: Annotated[
         str | None,
-        Option("--ratios", metavar="RATIOS", help="Share of units to remove: 0.5, or one per stage: [0, 0.5, 0.5]."),
+        Option(
+            "--ratios",
+            metavar="RATIOS",
+            help="Share of units to remove: 0.5; per stage [0, 0.5]; by index [1-15:0.7]; layer1=0.3; @FILE.json.",
+        ),
     ] = None,
     skip: Annotated[
         list[str] | None, Option("--skip", metavar="NAME", help="Spare a module and all below it; repeats.")

@@ -18,8 +18,8 @@ from greg_compress import reporting
 LIVE_EVERY = 0.2
 PLAIN_EVERY = 5.0
 """Seconds between two updates."""
-PLAIN_WIDTH = 240
-"""Columns where there is no terminal, so that no name is cut off."""
+PLAIN_WIDTH = 1000
+"""Columns where there is no terminal, so that nothing is cut off or folded."""
 
 
 def console(file: IO[str]) -> Console:

@@ -112,7 +112,7 @@ def _refuse(text: str, problem: str) -> NoReturn:
 def _file(path: str, text: str) -> Ratios:
     """Read a JSON file; its content comes back as the text that says the same."""
     if not Path(path).is_file():
-        raise InputError(f"--ratios {text}: {path or 'nothing'} is not a file")
+        raise InputError(f"--ratios {text}: {path or 'what follows @'} is not a file")
     try:
         if (size := Path(path).stat().st_size) > LARGEST_FILE:
             raise InputError(f"--ratios {text}: {size} bytes are too many for ratios; is it the right file?")
@@ -122,7 +122,8 @@ def _file(path: str, text: str) -> Ratios:
     except OSError as error:
         raise InputError(f"--ratios {text}: the file cannot be read ({error.strerror})") from error
     except (ValueError, RecursionError, InvalidOperation) as error:
-        raise InputError(f"--ratios {text}: the file is no JSON ({first_line(error)})") from error
+        hint = "text like [0:0.5] goes in double quotes there"
+        raise InputError(f"--ratios {text}: the file is no JSON ({first_line(error)}); {hint}") from error
     written = _typed(content, text)
     if written.startswith("@"):
         _refuse(text, "a ratios file cannot name another")

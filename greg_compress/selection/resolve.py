@@ -82,15 +82,15 @@ def _entries(ratios: Ratios, wiring: Wiring) -> Iterator[Entry]:
         stages = conv_stages(wiring)
         if len(ratios.stages) != len(stages):
             raise RequestError(
-                f"--ratios {ratios.text} has {len(ratios.stages)} numbers, but the network has {len(stages)} stages"
-                f" with convolutions: {', '.join(stages)}"
+                f"--ratios {ratios.text} has {len(ratios.stages)} numbers, but the network has {len(stages)}"
+                f" stage{'s' * (len(stages) != 1)} with convolutions: {', '.join(stages)}"
             )
         for stage, ratio in zip(stages, ratios.stages, strict=True):
             yield Entry(f"stage {stage}", [layer for layer in wiring.layers if stage_of(layer) == stage], ratio)
     for where, ratio in ratios.entries:
         asked = f"--ratios: {where}"
         layers = _ranged(where, asked, wiring) if isinstance(where, IndexRange) else _named(where, asked, wiring)
-        yield Entry(str(where), layers, ratio)
+        yield Entry(f"{'index ' * isinstance(where, IndexRange)}{where}", layers, ratio)
 
 
 def _by_entries(entries: Sequence[Entry], wiring: Wiring) -> dict[str, Decimal]:
@@ -137,9 +137,11 @@ def _named(pattern: str, asked: str, wiring: Wiring) -> list[Layer]:
     paths = {layer.weight: _path(layer.name) for layer in wiring.layers}
     found = [layer for layer in wiring.layers if any(fnmatchcase(name, pattern) for name in paths[layer.weight])]
     if not found:
-        known = dict.fromkeys(name for path in paths.values() for name in path)
-        near = difflib.get_close_matches(pattern, known, n=3, cutoff=0.4)
-        raise RequestError(f"{asked} matches no layer" + (f"; nearest: {', '.join(near)}" if near else ""))
+        known = {name.lower(): name for path in paths.values() for name in path}
+        near = [known[name] for name in difflib.get_close_matches(pattern.lower(), known, n=3, cutoff=0.4)]
+        idle = any(fnmatchcase(name, pattern) for tensor in wiring.classes for name in _path(tensor))
+        what = "matches no convolution or linear layer that runs" if idle else "matches no layer"
+        raise RequestError(f"{asked} {what}" + (f"; nearest: {', '.join(near)}" if near else ""))
     return found
 
 

@@ -13,6 +13,7 @@ import importlib.util
 import inspect
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -134,7 +135,9 @@ def _torchvision(architecture: Architecture) -> nn.Module:
         raise RequestError(f"torchvision has no model {architecture.name!r}; see its documentation") from error
     # Segmentation and detection constructors fetch a backbone's weights unless told not to.
     without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
-    return _call(functools.partial(builder, **dict.fromkeys(without)), architecture)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3 announce other initial weights
+        return _call(functools.partial(builder, **dict.fromkeys(without)), architecture)
 
 
 def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[tuple[int, ...], ...] | None:

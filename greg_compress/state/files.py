@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def load(path: Path) -> tuple[State, str]:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error
     if not content.startswith(ZIP):
         raise InputError(f"{path} is no state file (or a truncated one, or an old pickle); nothing in it was run")
+    _refuse_changed_bytes(content, path)
     try:
         data = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -55,6 +57,18 @@ def load(path: Path) -> tuple[State, str]:
     with input_fault(f"{path} is damaged"):
         _refuse_lying_tensors(data, path)
         return from_dict(data, str(path)), hashlib.sha256(content).hexdigest()
+
+
+def _refuse_changed_bytes(content: bytes, path: Path) -> None:
+    """torch.load does not look at the checksums that torch.save writes."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+            changed = archive.testzip() if stored else "a compressed entry"
+    except (zipfile.BadZipFile, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise InputError(f"{path} is damaged or truncated") from error
+    if changed is not None:
+        raise InputError(f"{path} is damaged: its checksums do not agree ({changed})")
 
 
 def _refuse_lying_tensors(data: Any, path: Path) -> None:
