@@ -11,13 +11,13 @@ from greg_compress.cost import Cost, layer_macs, owner
 from greg_compress.options import ModelOptions, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
-from greg_compress.selection.resolve import FOLLOWS, indexed_layers, stage_of
+from greg_compress.selection.resolve import FOLLOWS, UNFOLLOWED, indexed_layers, stage_of
 from greg_compress.state.models import open_model
 from greg_compress.surgery.cut import cut
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
-from greg_compress.wiring.record import Layer
+from greg_compress.wiring.record import Layer, Unfollowed
 from greg_compress.wiring.skeleton import skeleton
 
 
@@ -35,7 +35,7 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
-        "layers": [*_layers(opened.model, wiring, left, removed), *_unfollowed(opened.model, wiring)],
+        "layers": _layers(opened.model, wiring, left, removed),
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if left is None else _effect(whole, cost_of(left, wiring)),
     }
@@ -58,9 +58,12 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
     """A row for each layer that ran, in order of execution."""
     macs = layer_macs(model, wiring.input_shapes, wiring.layers)
     macs_left = None if left is None else layer_macs(left, wiring.input_shapes, wiring.layers)
-    index = {layer.weight: number for number, layer in enumerate(indexed_layers(wiring))}
+    index = {layer.name: number for number, layer in enumerate(indexed_layers(wiring))}
     rows = []
-    for layer in wiring.layers:
+    for layer in wiring.ran:
+        if isinstance(layer, Unfollowed):
+            rows.append({**_unfollowed(model, layer), "index": index[layer.name]})
+            continue
         groups = wiring.groups_of(layer.weight)
         module = owner(model, layer)
         kept = None if removed is None else int((~torch.isin(wiring.roots[layer.channels], removed)).sum())
@@ -69,8 +72,8 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
                 "name": layer.name,
                 "type": f"functional {layer.kind}" if module is None else type(module).__name__,
                 "stage": stage_of(layer),
-                "index": index.get(layer.weight),
-                "macs": macs[layer.weight],
+                "index": index.get(layer.name),
+                "macs": macs[layer.weight] + _more(layer, wiring),
                 "out_channels": layer.channels.numel(),
                 "group": groups[0].name if groups else None,
                 "prunable": any(group.reason is None for group in groups),
@@ -78,10 +81,16 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
                 "kept": kept,
                 **_sizes(model, layer),
                 "left": None if left is None or macs_left is None
-                else {"macs": macs_left[layer.weight], **_sizes(left, layer)},
+                else {"macs": macs_left[layer.weight] + _more(layer, wiring), **_sizes(left, layer)},
             }
         )  # fmt: skip
     return rows
+
+
+def _more(layer: Layer, wiring: Wiring) -> int:
+    """Multiply-adds of further calls of a layer, which could not be followed."""
+    other = wiring.trace.unfollowed.get(layer.name)
+    return other.macs if other else 0
 
 
 def _sizes(model: nn.Module, layer: Layer) -> dict[str, Any]:
@@ -91,21 +100,18 @@ def _sizes(model: nn.Module, layer: Layer) -> dict[str, Any]:
     return {"shape": list(weight.shape), "params": sum(parameter.numel() for parameter in own)}
 
 
-def _unfollowed(model: nn.Module, wiring: Wiring) -> list[dict[str, Any]]:
-    """Layers that ran, but whose channels could not be followed: they count, and stay as they are."""
-    return [
-        {
-            "name": name,
-            "type": type(model.get_submodule(name)).__name__,
-            "stage": name.partition(".")[0],
-            "params": sum(parameter.numel() for parameter in model.get_submodule(name).parameters(recurse=False)),
-            "macs": macs,
-            "prunable": False,
-            "reason": "frozen: its weight or its input cannot be followed",
-            **dict.fromkeys(("index", "out_channels", "group", "kept", "shape", "left")),
-        }
-        for name, macs in wiring.trace.unfollowed.items()
-    ]
+def _unfollowed(model: nn.Module, layer: Unfollowed) -> dict[str, Any]:
+    module = model.get_submodule(layer.name)
+    return {
+        "name": layer.name,
+        "type": type(module).__name__,
+        "stage": stage_of(layer),
+        "params": sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+        "macs": layer.macs,
+        "prunable": False,
+        "reason": UNFOLLOWED,
+        **dict.fromkeys(("out_channels", "group", "kept", "shape", "left")),
+    }
 
 
 def _uncalled(model: nn.Module, wiring: Wiring) -> list[str]:

@@ -156,6 +156,31 @@ def test_a_depthwise_convolution_names_its_leader() -> None:
     assert kept("*=0.5", "d", model=model) == {"b": 2}
 
 
+class Computed(nn.Module):
+    """The first convolution's weight is computed: nobody can follow it, and it is the first all the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = (nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Linear(4, 2))
+        nn.utils.parametrizations.weight_norm(self.a)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.c(self.b(self.a(x))).mean((2, 3)))
+
+
+def test_a_layer_that_cannot_be_followed_keeps_its_place() -> None:
+    assert kept("0.5", model=Computed()) == {"b": 2, "c": 2}
+    assert kept("[0, 0.5, 0]", model=Computed()) == kept("[1:0.5]", model=Computed()) == {"b": 2}
+    for text in ("a=0.5", "[0:0.5]", "[0.5, 0, 0]"):
+        with pytest.raises(RequestError, match=r"can be pruned .frozen: its weight or its input cannot be followed"):
+            kept(text, model=Computed())
+
+
+def test_only_the_star_is_special_in_names() -> None:
+    with pytest.raises(RequestError, match=r"layer\[23\] matches no layer"):
+        kept("layer[23]=0.5")
+
+
 def test_a_gate_shares_the_ratio_of_what_it_scales() -> None:
     assert kept("excite=0.5", model=Gated()) == {"a": 3} == kept("a=0.5", model=Gated())
     assert kept("a=0.5,excite=0", model=Gated()) == {}

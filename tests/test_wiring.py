@@ -138,6 +138,11 @@ def test_networks_that_cannot_be_traced_get_one_line(model: nn.Module, shapes: A
     assert "\n" not in str(caught.value)
 
 
+def test_wrapped_networks_are_refused() -> None:
+    with pytest.raises(TraceError, match=r"the network is wrapped in DataParallel; give its \.module"):
+        find_groups(nn.DataParallel(Chain()), IMAGE)
+
+
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")
 def test_scripted_modules_are_refused() -> None:
     model = nn.Sequential(nn.ReLU(), torch.jit.script(nn.Conv2d(3, 4, 3)))

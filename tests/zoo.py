@@ -492,6 +492,97 @@ class Functional(nn.Module):
         return F.linear(x.mean((2, 3)), self.head)
 
 
+class StackSum(nn.Module):
+    """Branches stacked and summed up are an addition."""
+
+    groups = {"a": (5, COUPLED), "c": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (364, 264), (21136, 15368)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = conv(3, 5), conv(3, 5, 1), conv(5, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.stack([F.relu(self.a(x)), F.relu(self.b(x))], 1)
+        return self.fc(F.relu(self.c(both.sum(1))).amax(3).mean(2))
+
+
+class HalfSum(nn.Module):
+    """The halves of one layer, summed up: no second layer is coupled to it. And what a view splits, summed up."""
+
+    groups = {"a": (4, FREE), "b": (3, FREE), "fc": (4, FROZEN)}
+    params, macs = (462, 158), (27660, 9220)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 8), conv(4, 6), nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.maximum(*self.a(x).chunk(2, 1))
+        x = F.relu(self.b(x))
+        x = x.view(x.shape[0], 2, x.shape[1] // 2, *x.shape[2:]).sum(1)
+        return self.fc(x.mean((2, 3)))
+
+
+class FirstFour(nn.Module):
+    """The first four channels are read by number: they stay, and the others, which pass by, may go."""
+
+    groups = {"a": (4, FROZEN), "a#2": (4, FREE), "b": (4, FREE), "fc": (4, FROZEN)}
+    params, macs = (684, 364), (41488, 21896)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = conv(3, 8), conv(4, 4), conv(8, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.fc((self.b(x[:, :4]) * self.c(x)).mean((2, 3)))
+
+
+class Instances(nn.Module):
+    """InstanceNorm, which the framework writes as a BatchNorm over samples times channels."""
+
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (479, 158), (27668, 8648)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = conv(3, 6), nn.InstanceNorm2d(6, affine=True), conv(6, 5)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(F.relu(self.norm(self.a(x))))).mean((2, 3)))
+
+
+class Casting(Chain):
+    """Casts of the network's own, which must not keep the self-check from float64."""
+
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.fc.weight.dtype)) + torch.zeros(4, dtype=torch.float32, device=x.device)
+
+
+class Numbers(nn.Module):
+    """Channels that meet their own number: a table of positions, a scale, a bound, or padding that wraps around."""
+
+    groups = {**dict.fromkeys("abcd", (6, FROZEN)), "e": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (1457, 1280), (99596, 83384)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.d, self.e = conv(3, 6), conv(6, 6), conv(6, 6), conv(6, 6), conv(6, 5)
+        self.fc = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = x + torch.arange(x.shape[1], device=x.device)[:, None, None]
+        x = F.relu(self.b(x)) * x.shape[1] ** -0.5
+        x = F.relu(self.c(x)).clamp(max=x.shape[1] / 60)
+        x = F.pad(F.relu(self.d(x)), (1, 1, 1, 1), mode="circular")
+        return self.fc(F.relu(self.e(x)).mean((2, 3)))
+
+
 class Deciding(nn.Module):
     """A branch that a value decides, and a tensor outside the module tree: this runs on the CPU alone."""
 
@@ -530,6 +621,7 @@ ZOO: list[type[nn.Module]] = [
     *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, WholeGroups, Depthwise, Gated, GatedHalves),
     *(Strided, Rolled, Mixed, OneChannel, PerChannel, TrainOnly, Padded, Shared, Chunked, FixedHalves, Written),
     *(Upward, OneDimension, ThreeDimensions, TwoInputs, TwoOutputs, NamedOutputs, Functional, Deciding, Fixed),
+    *(StackSum, HalfSum, FirstFour, Instances, Casting, Numbers),
 ]
 
 

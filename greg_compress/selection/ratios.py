@@ -117,7 +117,7 @@ def _file(path: str, text: str) -> Ratios:
         if (size := Path(path).stat().st_size) > LARGEST_FILE:
             raise InputError(f"--ratios {text}: {size} bytes are too many for ratios; is it the right file?")
         content = json.loads(
-            Path(path).read_text("utf-8"), object_pairs_hook=Pairs, parse_float=Decimal, parse_int=Decimal
+            Path(path).read_text("utf-8-sig"), object_pairs_hook=Pairs, parse_float=Decimal, parse_int=Decimal
         )
     except OSError as error:
         raise InputError(f"--ratios {text}: the file cannot be read ({error.strerror})") from error

@@ -16,10 +16,11 @@ from greg_compress.errors import RequestError
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.selection.ratios import IndexRange, Ratios, units_to_remove
 from greg_compress.wiring.groups import Group, Wiring
-from greg_compress.wiring.record import Layer
+from greg_compress.wiring.record import Layer, Unfollowed
 
 FOLLOWS = "it follows the channels that it reads"
 """Why a depthwise convolution has no ratio of its own."""
+UNFOLLOWED = "frozen: its weight or its input cannot be followed"
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Entry:
     """What one part of RATIOS asks for."""
 
     text: str
-    layers: list[Layer]
+    layers: list[Layer | Unfollowed]
     ratio: Decimal
 
 
@@ -55,24 +56,24 @@ def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring) -> Plan:
     return Plan(shares)
 
 
-def stage_of(layer: Layer) -> str:
+def stage_of(layer: Layer | Unfollowed) -> str:
     """The top-level child that holds the layer."""
     return layer.name.partition(".")[0]
 
 
 def conv_stages(wiring: Wiring) -> list[str]:
     """The top-level children that hold convolutions, in order of execution."""
-    return list(dict.fromkeys(stage_of(layer) for layer in wiring.layers if layer.convolves))
+    return list(dict.fromkeys(stage_of(layer) for layer in wiring.ran if layer.convolves))
 
 
-def indexed_layers(wiring: Wiring) -> list[Layer]:
+def indexed_layers(wiring: Wiring) -> list[Layer | Unfollowed]:
     """The layers that RATIOS can name by index: all in order of execution but shortcuts and linear output layers."""
-    return [layer for layer in wiring.layers if not layer.shortcut and (layer.convolves or not wiring.leaves(layer))]
+    return [layer for layer in wiring.ran if not layer.shortcut and (layer.convolves or not wiring.leaves(layer))]
 
 
 def _uniform(ratio: Decimal, wiring: Wiring) -> dict[str, Decimal]:
     """One ratio for every group, except that of the first convolution (the paper, section 4.1)."""
-    first = next((layer for layer in wiring.layers if layer.convolves), None)
+    first = next((layer for layer in wiring.ran if layer.convolves), None)
     return {group.name: ratio for group in wiring.groups if first is None or first.weight not in group.sources}
 
 
@@ -86,7 +87,7 @@ def _entries(ratios: Ratios, wiring: Wiring) -> Iterator[Entry]:
                 f" stage{'s' * (len(stages) != 1)} with convolutions: {', '.join(stages)}"
             )
         for stage, ratio in zip(stages, ratios.stages, strict=True):
-            yield Entry(f"stage {stage}", [layer for layer in wiring.layers if stage_of(layer) == stage], ratio)
+            yield Entry(f"stage {stage}", [layer for layer in wiring.ran if stage_of(layer) == stage], ratio)
     for where, ratio in ratios.entries:
         asked = f"--ratios: {where}"
         layers = _ranged(where, asked, wiring) if isinstance(where, IndexRange) else _named(where, asked, wiring)
@@ -107,12 +108,16 @@ def _by_entries(entries: Sequence[Entry], wiring: Wiring) -> dict[str, Decimal]:
 def _why_not(entry: Entry, groups: Sequence[Group], wiring: Wiring) -> str:
     if groups:
         return f"{groups[0].name} is {groups[0].reason}"
+    if any(isinstance(layer, Unfollowed) for layer in entry.layers):
+        return UNFOLLOWED
     leader = next((group.name for layer in entry.layers if (group := _leader(layer, wiring))), None)
     return FOLLOWS + (f"; name {leader} instead" if leader else "")
 
 
-def _leader(layer: Layer, wiring: Wiring) -> Group | None:
+def _leader(layer: Layer | Unfollowed, wiring: Wiring) -> Group | None:
     """The group whose units a depthwise convolution follows."""
+    if isinstance(layer, Unfollowed):
+        return None
     unit = wiring.roots[layer.channels[0]]
     return next((group for group in wiring.groups if bool((group.units == unit).any())), None)
 
@@ -125,17 +130,18 @@ def _spared(pattern: str, wiring: Wiring) -> set[str]:
     return made | {group.name for layer in layers if layer.follows and (group := _leader(layer, wiring))}
 
 
-def _ranged(where: IndexRange, asked: str, wiring: Wiring) -> list[Layer]:
+def _ranged(where: IndexRange, asked: str, wiring: Wiring) -> list[Layer | Unfollowed]:
     layers = indexed_layers(wiring)
     if where.last >= len(layers):
         raise RequestError(f"{asked} goes beyond the last layer, which has index {len(layers) - 1}; see greg analyze")
     return layers[where.first : where.last + 1]
 
 
-def _named(pattern: str, asked: str, wiring: Wiring) -> list[Layer]:
+def _named(pattern: str, asked: str, wiring: Wiring) -> list[Layer | Unfollowed]:
     """The layers at or below the modules that a pattern matches."""
-    paths = {layer.weight: _path(layer.name) for layer in wiring.layers}
-    found = [layer for layer in wiring.layers if any(fnmatchcase(name, pattern) for name in paths[layer.weight])]
+    pattern = pattern.replace("[", "[[]").replace("?", "[?]")  # of a shell's signs only * is one here
+    paths = {layer.name: _path(layer.name) for layer in wiring.ran}
+    found = [layer for layer in wiring.ran if any(fnmatchcase(name, pattern) for name in paths[layer.name])]
     if not found:
         known = {name.lower(): name for path in paths.values() for name in path}
         near = [known[name] for name in difflib.get_close_matches(pattern.lower(), known, n=3, cutoff=0.4)]

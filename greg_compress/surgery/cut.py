@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 
 from greg_compress.wiring.groups import Wiring
@@ -134,7 +134,7 @@ def fitting_attributes(module: nn.Module, groups: int | None = None) -> dict[str
         return {"in_channels": into, "out_channels": out, "groups": groups}
     if isinstance(module, nn.Linear):
         return {"in_features": module.weight.shape[1], "out_features": module.weight.shape[0]}
-    if isinstance(module, _BatchNorm):
+    if isinstance(module, _NormBase):
         held = next((t for t in (module.weight, module.running_mean) if t is not None), None)
         return {} if held is None else {"num_features": held.shape[0]}
     return {}

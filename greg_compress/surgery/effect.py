@@ -15,7 +15,7 @@ from greg_compress.wiring.skeleton import skeleton
 def cost_of(model: nn.Module, wiring: Wiring) -> Cost:
     """What a network costs: the one that was traced, or one cut from it."""
     macs = layer_macs(model, wiring.input_shapes, wiring.layers)
-    return cost(model, [*macs.values(), *wiring.trace.unfollowed.values()])
+    return cost(model, [*macs.values(), *(layer.macs for layer in wiring.trace.unfollowed.values())])
 
 
 def cost_after(model: nn.Module, wiring: Wiring, removed: Tensor) -> Cost:

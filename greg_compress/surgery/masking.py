@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from greg_compress.errors import CheckFailed, GregError, first_line
 from greg_compress.wiring.groups import Wiring
@@ -54,6 +55,16 @@ def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
             model.get_parameter(name).index_fill_(dim, gone[wiring.classes[name][dim]].nonzero().flatten(), 0)
 
 
+class InDouble(TorchDispatchMode):
+    """Keeps a network in float64 that casts or makes constants in less itself."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
+            kwargs["dtype"] = torch.float64
+        return func(*args, **kwargs)
+
+
 def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[Tensor]:
     """What a copy in float64 returns; one copy at a time, since a large network takes much memory."""
     double = copy.deepcopy(model).to("cpu", torch.float64).eval()
@@ -62,7 +73,7 @@ def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[T
     random = torch.Generator().manual_seed(0)
     examples = [torch.rand((BATCH, *shape), generator=random).double() for shape in wiring.input_shapes]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), InDouble():  # type: ignore[no-untyped-call]
             return output_tensors(double(*examples))
     except GregError:
         raise

@@ -92,6 +92,7 @@ def _agrees(dense: Operation, found: Operation, gone: Tensor) -> bool:
     return (
         dense.name == found.name
         and dense.module == found.module
+        and dense.scalars == found.scalars
         and [len(planes) for planes in dense.makes] == [len(planes) for planes in found.makes]
         and all(
             _lies_alike(planes, index, other, gone)

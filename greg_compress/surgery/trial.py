@@ -19,6 +19,10 @@ SMALL, SHORT, MORE_ROUNDS = 8, 500, 6
 rounds cost little; elsewhere the replay of the very plan has the last word."""
 
 
+FEW = 4
+"""Of so many blamed groups, each is tried alone."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """A trial cut that does not hold."""
@@ -47,10 +51,10 @@ def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
     failure = _trial(model, wiring)
     while failure is not None:
         blamed = _blamed(model, wiring, failure)
-        for tied in _ties(wiring, blamed):
-            after = _trial(model, tied)
+        for repaired in (*_ties(wiring, blamed), *_spared(wiring, blamed, failure)):
+            after = _trial(model, repaired)
             if after is None or after.reached > failure.reached:
-                wiring, failure = tied, after
+                wiring, failure = repaired, after
                 break
         else:
             wiring = wiring.freeze({group.name: failure.difference.reason for group in blamed})
@@ -101,6 +105,13 @@ def _blamed(model: nn.Module, wiring: Wiring, failure: Failure) -> list[Group]:
         # What broke carries no labels (a size computed in Python): find who breaks it, one by one.
         blamed = [group for group in free if first_difference(model, wiring, failure.shares[group.name]) is not None]
     return blamed or free
+
+
+def _spared(wiring: Wiring, blamed: list[Group], failure: Failure) -> Iterator[Wiring]:
+    """The wiring with all blamed groups frozen but one, which may only have been passing by."""
+    if 1 < len(blamed) <= FEW:
+        for spared in blamed:
+            yield wiring.freeze({group.name: failure.difference.reason for group in blamed if group is not spared})
 
 
 def _ties(wiring: Wiring, blamed: list[Group]) -> Iterator[Wiring]:

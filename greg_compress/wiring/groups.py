@@ -7,13 +7,14 @@ A unit is a class of labels; a group is the set of units that live in the same (
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import TraceError
-from greg_compress.wiring.record import Axes, Layer, Trace
+from greg_compress.wiring.record import Axes, Layer, Trace, Unfollowed
 from greg_compress.wiring.skeleton import Shapes, skeleton
 from greg_compress.wiring.trace import trace
 
@@ -61,15 +62,29 @@ class Wiring:
 
     @property
     def layers(self) -> list[Layer]:
+        """Those that can be followed."""
         return list(self.trace.layers.values())
+
+    @property
+    def ran(self) -> list[Layer | Unfollowed]:
+        """All layers in order of execution."""
+        merged: list[Layer | Unfollowed] = list(self.layers)
+        named = {layer.name for layer in self.layers}
+        for other in reversed(self.trace.unfollowed.values()):
+            if other.name not in named:  # of several calls of one layer, one may be followed and another not
+                merged.insert(other.after, other)
+        return merged
 
     def groups_of(self, weight: str) -> list[Group]:
         """The groups of a source's filters, mostly one; none when the layer makes no units of its own."""
         return [group for group in self.groups if weight in group.sources]
 
-    def leaves(self, layer: Layer) -> bool:
-        """Whether what a layer makes is the network's output."""
-        return any(torch.isin(self.roots[layer.channels], self.roots[labels]).any() for labels in self.trace.leaving)
+    def leaves(self, layer: Layer | Unfollowed) -> bool:
+        """Whether what a layer makes is known to be the network's output."""
+        if isinstance(layer, Unfollowed):
+            return False
+        made = self.roots[layer.channels]
+        return any(bool(torch.isin(made, self.roots[labels]).any()) for labels in self.trace.leaving)
 
     def filters(self, weight: str) -> tuple[int, Tensor]:
         """The dimension of a layer's weight that holds its filters, and the unit of each of them."""
@@ -101,12 +116,12 @@ def find_groups(model: nn.Module, input_shapes: Shapes) -> Wiring:
     Raises:
         TraceError: the network does not run with this input.
     """
-    try:
-        run = trace(skeleton(model), input_shapes)
-    except TraceError:
-        # Values that decide, or tensors outside the module tree, which meta cannot give: the same on the CPU.
-        run = trace(skeleton(model, "cpu"), input_shapes)
-        run.device = "cpu"
+    bones = skeleton(model)
+    with suppress(TraceError):
+        return group_units(trace(bones, input_shapes), input_shapes)
+    # Values that decide, or tensors outside the module tree, which meta cannot give: the same on the CPU.
+    run = trace(skeleton(model, "cpu"), input_shapes)
+    run.device = "cpu"
     return group_units(run, input_shapes)
 
 
@@ -165,7 +180,12 @@ def _split(rows: Tensor, signature: Tensor, reasons: dict[int, str]) -> list[tup
 
 
 def _coupled(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> bool:
-    """Whether two sources fall apart without the unions that additions made."""
+    """Whether two sources fall apart without the unions that additions made.
+
+    Halves of a single layer that are summed up are no two sources.
+    """
+    if len(group.sources) == 1:
+        return False
     rows = torch.cat([run.axes[weight][run.layers[weight].makes] for weight in group.sources])
     first = loose[rows[roots[rows] == group.units[0]]]
     return bool((first != first[0]).any())

@@ -18,10 +18,11 @@ def convolution(call: Call) -> Layouts:
     """
     tensor, weight, bias = call.args[:3]
     transposed, groups = call.args[6], call.args[8]
+    kind = f"conv{'_transpose' if transposed else ''}{tensor.dim() - 2}d"
     inputs = call.channels(tensor, 1)
     parts = _matrix(call, weight, 0, 1)
     if inputs is None or parts is None or not call.is_vector(bias):
-        call.tracer.unfollowed((tensor if transposed else call.made[0]).numel() * weight[0].numel())
+        call.tracer.unfollowed(kind, (tensor if transposed else call.made[0]).numel() * weight[0].numel())
         return call.opaque()
     name, rows, columns = parts
     each = (tensor.shape[1] // groups, call.made[0].shape[1] // groups)
@@ -37,7 +38,7 @@ def convolution(call: Call) -> Layouts:
         Layer(
             name,
             call.tracer.module,
-            f"conv{'_transpose' if transposed else ''}{tensor.dim() - 2}d",
+            kind,
             channels,
             makes=int(transposed and not whole),
             whole_groups=whole,
@@ -83,7 +84,7 @@ def matrix_product(call: Call) -> Layouts:
     inputs = call.channels(tensor, 1)
     parts = _matrix(call, weight, 1, 0)
     if inputs is None or parts is None or not all(call.is_vector(vector) for vector in bias):
-        call.tracer.unfollowed(call.made[0].numel() * tensor.shape[1])
+        call.tracer.unfollowed(LINEAR, call.made[0].numel() * tensor.shape[1])
         return call.opaque()
     name, out, fan = parts
     labels = call.tracer.result.labels

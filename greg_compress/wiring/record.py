@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
@@ -46,6 +47,26 @@ class Layer:
         return self.kind != LINEAR
 
 
+@dataclass
+class Unfollowed:
+    """A convolution or matrix product whose weight or input cannot be followed: it counts, and stays as it is."""
+
+    name: str
+    """The module that called it."""
+    kind: str
+    after: int
+    """How many layers ran before it."""
+    macs: int = 0
+    """Multiply-adds for one sample, over all its calls."""
+    weight = ""
+    shortcut = False
+    follows = False
+
+    @property
+    def convolves(self) -> bool:
+        return self.kind != LINEAR
+
+
 @dataclass(frozen=True)
 class Operation:
     """One ATen call: how labels lay in what it read and in what it made."""
@@ -57,6 +78,8 @@ class Operation:
     """The planes of each tensor made; none for a constant."""
     unions: tuple[tuple[Tensor, Tensor], ...] = ()
     """The labels that it united."""
+    scalars: tuple[Any, ...] = ()
+    """Numbers and words among its arguments that a cut must not change."""
 
     def __str__(self) -> str:
         return f"{self.name} in {self.module or 'the network itself'}"
@@ -78,8 +101,8 @@ class Trace:
     """Labels that reach the network's output."""
     failure: str | None = None
     """Why the run broke off, when it did."""
-    unfollowed: dict[str, int] = field(default_factory=dict)
-    """Multiply-adds for one sample of calls whose channels could not be followed, by module."""
+    unfollowed: dict[str, Unfollowed] = field(default_factory=dict)
+    """By module, in order of execution."""
     decisions: list[int] = field(default_factory=list)
     """What rules decided from shapes, in order of execution."""
     device: str = "meta"

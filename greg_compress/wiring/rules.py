@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from greg_compress.wiring.call import Call
+from greg_compress.wiring.constants import freeze_beside_constants, note_constants
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layers import batch_norm, convolution, matrix_product
 from greg_compress.wiring.layout import Layout, Layouts, compact, spread, thin, varies
@@ -63,10 +65,13 @@ def apply(tracer: Tracer, func: Any, args: Any, kwargs: Any, read: list[Tensor],
     """Return the layouts of the tensors that a call made, in order; None for constants."""
     call = Call(tracer, func, args, kwargs, read, made)
     if all(tracer.layout(tensor) is None for tensor in read):
+        note_constants(call)
         return call.same(None)
     packet = func.overloadpacket
     if packet in SHAPE_ONLY:
         return call.same(None)
+    if func._schema.is_mutable and packet is not aten.copy_:
+        return call.opaque()  # functionalize did not see it, and who else sees the change is not known
     if packet in RULES:
         return RULES[packet](call)
     if packet in MOVEMENT or packet in VIEWS:
@@ -90,6 +95,7 @@ def pointwise(call: Call) -> Layouts:
     couples = call.func.overloadpacket not in SCALING
     if any(plane is None for plane in planes):
         return call.opaque()
+    freeze_beside_constants(call, [plane for plane in planes if plane is not None])
     known = [plane for plane in planes if plane is not None]
     spreading = [_spreads(call, plane, operand, known) for plane, operand in zip(known, operands, strict=True)]
     result = torch.full((), NONE).expand(shape)
@@ -143,12 +149,23 @@ def pooling(call: Call, spatial: int) -> Layouts:
 
 
 def reduction(call: Call) -> Layouts:
-    """A mean over positions keeps channels; one over channels mixes them."""
+    """A mean over positions keeps channels; one over channels mixes them.
+
+    A sum over stacked branches, or over the halves of a view, is an addition: it ties what it sums up, as long as
+    channels lie along another dimension.
+    """
     plane = call.plane(call.read[0])
     dims = call.args[1] if len(call.args) > 1 else None
-    dims = [dims] if isinstance(dims, int) else dims
-    if plane is None or not dims or any(varies(plane, dim) for dim in dims):
+    dims = [dim % call.read[0].dim() for dim in ([dims] if isinstance(dims, int) else dims or ())]
+    if plane is None or not dims:
         return call.opaque()
+    lying = [dim for dim in range(plane.dim()) if varies(plane, dim)]
+    if call.tracer.result.decide(lambda: bool(lying) and set(lying) <= set(dims)):
+        return call.opaque()
+    for dim in dims:
+        if dim in lying:
+            first = plane.narrow(dim, 0, 1).expand(plane.shape)
+            call.tracer.result.labels.unite(*thin(plane, first), couples=True)
     return call.same(Layout((aten.amax(plane, dims, call.made[0].dim() == plane.dim()),)))
 
 
@@ -170,8 +187,24 @@ def gated_half(call: Call) -> Layouts:
 
 
 def write_back(call: Call) -> Layouts:
-    """aten.copy_: at the end of a run, functionalize writes changed buffers back."""
-    return call.same(call.tracer.layout(call.read[0]))
+    """aten.copy_: at the end of a run, functionalize writes changed buffers back.
+
+    A write into a constant comes from the inside of an operation, and who reads it then is not known.
+    """
+    target = call.tracer.layout(call.read[0])
+    return call.opaque() if target is None else call.same(target)
+
+
+def scalars(func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
+    """Numbers and words among the arguments of what computes: a cut must not change them.
+
+    Sizes and offsets of what only moves data may change, and so may the number of groups.
+    """
+    packet = func.overloadpacket
+    if packet in SHAPE_ONLY or packet in VIEWS or packet in MOVEMENT - {aten.roll} or packet is aten.constant_pad_nd:
+        return ()
+    args = args[:8] if packet is aten.convolution else args
+    return tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (bool, int, float, str)))
 
 
 RULES: dict[Any, Callable[[Call], Layouts]] = {

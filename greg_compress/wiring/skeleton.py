@@ -31,6 +31,8 @@ def skeleton(model: nn.Module, device: str = "meta") -> nn.Module:
                 f"{name or 'the network'} is a scripted module (torch.jit), whose channels cannot be followed;"
                 " give the Python module that it was made from"
             )
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            raise TraceError(f"{name or 'the network'} is wrapped in {type(module).__name__}; give its .module")
     memo: dict[int, Any] = {}
     for tensor in [*model.parameters(), *model.buffers()]:
         copied = tensor.detach().to(device, copy=True)
@@ -94,6 +96,6 @@ def cannot_run(input_shapes: Shapes, error: BaseException, where: str = "") -> T
     """What a user should read when their network breaks with inputs of these shapes."""
     inputs = " and ".join("x".join(map(str, shape)) for shape in input_shapes)
     return TraceError(
-        f"the network does not run with input {inputs}{where and f': {where}'} ({first_line(error)}); check"
-        " --input-shape, which repeats for several inputs"
+        f"the network does not run with input {inputs}{where and f': {where}'} ({first_line(error)}); if the"
+        " shape is wrong see --input-shape, which repeats for several inputs"
     )

@@ -40,7 +40,7 @@ def trace(bones: nn.Module, input_shapes: Shapes, replay: Trace | None = None) -
     """
     result = replay or _labelled(bones)
     for training in (False, True):
-        tracer = Tracer(result, count=not training, apply=rules.apply)
+        tracer = Tracer(result, count=not training, apply=rules.apply, scalars=rules.scalars)
         try:
             bones.train(training)
             with _same_randomness():

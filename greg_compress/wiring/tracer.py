@@ -13,18 +13,20 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from greg_compress.wiring.layout import Layout, Layouts, compact
-from greg_compress.wiring.record import Layer, Operation, Trace
+from greg_compress.wiring.record import Layer, Operation, Trace, Unfollowed
 from greg_compress.wiring.skeleton import BATCH
 
 
 class Tracer(TorchDispatchMode):
     """Carries labels through every ATen call of one run, by the rules."""
 
-    def __init__(self, result: Trace, count: bool, apply: Callable[..., Layouts]) -> None:
+    def __init__(
+        self, result: Trace, count: bool, apply: Callable[..., Layouts], scalars: Callable[..., tuple[Any, ...]]
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.result = result
         self.count = count
-        self._apply = apply
+        self._apply, self._scalars = apply, scalars
         self.module = ""
         self.failed_at = ""
         """The operation, if any, and the module in which the run broke off."""
@@ -33,20 +35,30 @@ class Tracer(TorchDispatchMode):
         # Which convolutions led to a tensor, one bit each; bit 0 is the network's input.
         self._ancestors: dict[int, int] = {}
         self._mark = 0
+        self._input: Tensor | None = None
+        self.positional: set[int] = set()
+        """Constants of which the order of the entries matters."""
 
     def remember(self, tensor: Tensor, layout: Layout | None) -> None:
         # A scalar has no dimension that could be cut: to the rules it is a constant.
         self._known[id(tensor)] = (tensor, layout if layout and layout.planes else None)
 
     def remember_input(self, tensor: Tensor) -> None:
-        label = self.result.labels.new(1)
-        self.result.labels.freeze(label, "it is the network's input")
-        self.remember(tensor, Layout((label[0].expand(tensor.shape),)))
+        """All inputs carry one label: a layer may read several of them at once."""
+        if self._input is None:
+            self._input = self.result.labels.new(1)
+            self.result.labels.freeze(self._input, "it is the network's input")
+        self.remember(tensor, Layout((self._input[0].expand(tensor.shape),)))
         self._ancestors[id(tensor)] = 1
 
     def layout(self, tensor: Tensor) -> Layout | None:
         """How labels lie in `tensor`; None for constants, which carry none."""
         return self._known.get(id(tensor), (tensor, None))[1]
+
+    def is_positional(self, tensor: Tensor) -> bool:
+        """Whether a tensor is a constant of which the order matters; one from outside may hold anything."""
+        unknown = id(tensor) not in self._known
+        return tensor.numel() > 1 and self.layout(tensor) is None and (unknown or id(tensor) in self.positional)
 
     @property
     def where(self) -> str:
@@ -101,6 +113,7 @@ class Tracer(TorchDispatchMode):
                 tuple(plane for tensor in read for plane in self._planes(tensor)),
                 tuple(self._planes(tensor) for tensor in made),
                 tuple((left, right) for left, right, _ in self.result.labels.unions[united:]),
+                self._scalars(func, args, kwargs) if any(map(self.layout, read)) else (),
             )
         )
         return out
@@ -126,11 +139,11 @@ class Tracer(TorchDispatchMode):
         if layer.convolves:
             self._mark = 2 << list(self.result.layers).index(layer.weight)
 
-    def unfollowed(self, macs: int) -> None:
-        """Record the multiply-adds of a batch in a call whose channels cannot be followed."""
+    def unfollowed(self, kind: str, macs: int) -> None:
+        """Record a layer whose channels cannot be followed, with its multiply-adds for a whole batch."""
+        known = self.result.unfollowed.setdefault(self.module, Unfollowed(self.module, kind, len(self.result.layers)))
         if self.count:
-            counts = self.result.unfollowed
-            counts[self.module] = counts.get(self.module, 0) + macs // BATCH
+            known.macs += macs // BATCH
 
     def addition(self, left: Tensor, right: Tensor) -> None:
         """Mark shortcuts: of two paths from one tensor, the convolutions on the one with fewer."""
