@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor
 
@@ -78,7 +77,7 @@ class Operation:
     """The planes of each tensor made; none for a constant."""
     unions: tuple[tuple[Tensor, Tensor], ...] = ()
     """The labels that it united."""
-    scalars: tuple[Any, ...] = ()
+    scalars: tuple[str, ...] = ()
     """Numbers and words among its arguments that a cut must not change."""
 
     def __str__(self) -> str:

@@ -195,8 +195,8 @@ def write_back(call: Call) -> Layouts:
     return call.opaque() if target is None else call.same(target)
 
 
-def scalars(func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
-    """Numbers and words among the arguments of what computes: a cut must not change them.
+def scalars(func: Any, args: Any, kwargs: Any) -> tuple[str, ...]:
+    """Numbers and words among the arguments of what computes, as text (NaN is like NaN): a cut must not change them.
 
     Sizes and offsets of what only moves data may change, and so may the number of groups.
     """
@@ -204,7 +204,7 @@ def scalars(func: Any, args: Any, kwargs: Any) -> tuple[Any, ...]:
     if packet in SHAPE_ONLY or packet in VIEWS or packet in MOVEMENT - {aten.roll} or packet is aten.constant_pad_nd:
         return ()
     args = args[:8] if packet is aten.convolution else args
-    return tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (bool, int, float, str)))
+    return tuple(repr(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (bool, int, float, str)))
 
 
 RULES: dict[Any, Callable[[Call], Layouts]] = {

@@ -21,7 +21,7 @@ class Tracer(TorchDispatchMode):
     """Carries labels through every ATen call of one run, by the rules."""
 
     def __init__(
-        self, result: Trace, count: bool, apply: Callable[..., Layouts], scalars: Callable[..., tuple[Any, ...]]
+        self, result: Trace, count: bool, apply: Callable[..., Layouts], scalars: Callable[..., tuple[str, ...]]
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.result = result
