@@ -17,8 +17,6 @@ ROUNDS = 2
 SMALL, SHORT, MORE_ROUNDS = 8, 500, 6
 """A group of few channels can satisfy by chance what others would not. Where the network has few operations, more
 rounds cost little; elsewhere the replay of the very plan has the last word."""
-
-
 FEW = 4
 """Of so many blamed groups, each is tried alone."""
 
@@ -42,7 +40,7 @@ def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
 
     A trial takes another share of every group at once: one run tells about all of them, and each failure names the
     groups to blame. Blamed groups of one size are tied, unit by unit, if the trial then gets further (the halves
-    of a chunk, the channels of a strided slice); else they are frozen.
+    of a chunk, the channels of a strided slice); else they are frozen, of few all but one if that is enough.
 
     Raises:
         TraceError: the network does not run with this input.
