@@ -235,6 +235,27 @@ def test_what_meets_other_weights_after_a_cut_is_found() -> None:
     assert "convolution in b" in str(difference.operation).replace(".default", "")
 
 
+def test_padding_that_wraps_around_is_followed_or_frozen() -> None:
+    """Whether functionalize sees its writes depends on the version of torch; a wrong cut must not."""
+
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 6, 3), nn.Conv2d(6, 5, 3), nn.Conv2d(5, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = F.pad(F.relu(self.a(x)), (1, 1, 1, 1), mode="circular")
+            return F.pad(self.c(F.relu(self.b(x))), (1, 1, 1, 1), mode="circular")
+
+    model = settle(Around())
+    wiring = prunable_wiring(model, IMAGE)
+    assert wiring.groups_of("c.weight")[0].frozen
+    assert not wiring.groups_of("b.weight")[0].frozen
+    plan = random_plan(wiring)
+    removed = plan.removed_units(wiring)
+    assert masked_equals_sliced(model, sliced(model, wiring, plan), wiring, removed).passed
+
+
 def test_option_a_edges_fail_where_the_padding_is_added() -> None:
     wiring = prunable_wiring(OptionA(), IMAGE)
     edge = next(group for group in wiring.groups if group.name == "layer2.0.conv2")

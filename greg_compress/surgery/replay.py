@@ -64,9 +64,10 @@ def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Diffe
     for index, expected in enumerate(dense.operations):
         found = replay.operations[index] if index < len(replay.operations) else None
         if found is None or not (_agrees(expected, found, gone) and _unites_nothing_new(found, roots)):
-            return Difference(
-                index, expected, roots[_passing(expected, gone)].unique(), replay.failure if found is None else None
-            )
+            units = roots[_passing(expected, gone)].unique()
+            return Difference(index, expected, units, replay.failure if found is None else None)
+        if expected.scalars != found.scalars:
+            return Difference(index, expected, torch.empty(0, dtype=torch.int64))  # whose count it is, no label tells
     if len(replay.operations) > len(dense.operations):
         return Difference(len(dense.operations), replay.operations[len(dense.operations)], removed)
     return None
@@ -92,7 +93,6 @@ def _agrees(dense: Operation, found: Operation, gone: Tensor) -> bool:
     return (
         dense.name == found.name
         and dense.module == found.module
-        and dense.scalars == found.scalars
         and [len(planes) for planes in dense.makes] == [len(planes) for planes in found.makes]
         and all(
             _lies_alike(planes, index, other, gone)
