@@ -13,12 +13,10 @@ from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.resolve import FOLLOWS, UNFOLLOWED, indexed_layers, stage_of
 from greg_compress.state.models import open_model
-from greg_compress.surgery.cut import cut
-from greg_compress.surgery.effect import cost_of, reduction
+from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
-from greg_compress.wiring.skeleton import skeleton
 
 
 def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
@@ -29,7 +27,7 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, selection) if selection else None
     removed = plan.removed_units(wiring) if plan else None
-    left = _without(opened.model, wiring, removed)
+    left = None if removed is None else without(opened.model, wiring, removed)
     whole = cost_of(opened.model, wiring)
     return {
         "params": whole.params,
@@ -39,15 +37,6 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if left is None else _effect(whole, cost_of(left, wiring)),
     }
-
-
-def _without(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> nn.Module | None:
-    """What a plan leaves, without weights."""
-    if removed is None:
-        return None
-    bones = skeleton(model)
-    cut(bones, wiring, removed)
-    return bones
 
 
 def _effect(whole: Cost, after: Cost) -> dict[str, Any]:

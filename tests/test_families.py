@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
-from greg_compress import criteria
 from greg_compress.surgery.effect import cost_of
 from greg_compress.surgery.masking import mask, masked_equals_sliced
 from greg_compress.surgery.replay import first_difference
 from greg_compress.surgery.trial import prunable_wiring
-from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.skeleton import Shapes, output_tensors
 from tests.cutting import another, random_plan, silence, sliced
 from tests.poking import disagreement
-from tests.test_surgery import flops
+from tests.test_surgery import flops, scores
 
 AUX = {"aux_logits": True, "init_weights": False}
 NO_AUX = {"aux_logits": False, "init_weights": False}
@@ -51,10 +49,6 @@ def build(name: str, kwargs: dict[str, Any], size: int) -> tuple[nn.Module, Shap
     with torch.no_grad():
         model.train()(torch.rand(2, 3, size, size))
     return model.double().eval(), ((3, size, size),)
-
-
-def scores(model: nn.Module, wiring: Wiring) -> dict[str, Tensor]:
-    return {group.name: criteria.l1(model, wiring, group) for group in wiring.groups}
 
 
 @pytest.mark.parametrize(
@@ -112,7 +106,7 @@ def test_dead_filters_are_what_l1_picks_and_nothing_changes(name: str) -> None:
     wiring = prunable_wiring(model, shapes)
     plan = random_plan(wiring)
     silence(model, wiring, plan)
-    assert plan.decide(scores(model, wiring)) == plan
+    assert plan.decide(scores(model, wiring, plan)) == plan
     image = torch.rand(2, *shapes[0], dtype=torch.float64)
     with torch.no_grad():
         wanted, got = model(image), sliced(model, wiring, plan)(image)

@@ -24,6 +24,7 @@ from greg_compress.wiring import rules
 from greg_compress.wiring.call import Call
 from greg_compress.wiring.groups import Wiring, find_groups
 from greg_compress.wiring.layout import Layouts
+from greg_compress.wiring.skeleton import output_tensors
 from tests.cutting import another, examples, random_plan, settle, silence, sliced
 from tests.poking import disagreement
 from tests.random_networks import BLOCKS, Block, Random
@@ -79,14 +80,10 @@ def test_every_cut_network_can_be_built_again(net: Callable[[], nn.Module]) -> N
     reshape(again, form)
     again.load_state_dict(small.state_dict())
     with torch.no_grad():
-        for one, other in zip(*(_outputs(each(*examples(inputs_of(net)))) for each in (again, small)), strict=True):
+        for one, other in zip(
+            *(output_tensors(each(*examples(inputs_of(net)))) for each in (again, small)), strict=True
+        ):
             assert torch.equal(one, other)
-
-
-def _outputs(output: object) -> list[Tensor]:
-    from torch.utils._pytree import tree_leaves
-
-    return [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def test_a_second_cut_of_whole_groups_is_built_again_too() -> None:

@@ -20,9 +20,14 @@ def cost_of(model: nn.Module, wiring: Wiring) -> Cost:
 
 def cost_after(model: nn.Module, wiring: Wiring, removed: Tensor) -> Cost:
     """What the network would cost without the units `removed` (classes); no weights are touched."""
+    return cost_of(without(model, wiring, removed), wiring)
+
+
+def without(model: nn.Module, wiring: Wiring, removed: Tensor) -> nn.Module:
+    """A skeleton of what is left of `model` without the units `removed` (classes)."""
     bones = skeleton(model)
     cut(bones, wiring, removed)
-    return cost_of(bones, wiring)
+    return bones
 
 
 def reduction(before: Cost, after: Cost) -> dict[str, Any]:

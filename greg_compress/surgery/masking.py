@@ -48,11 +48,10 @@ def masked_equals_sliced(dense: nn.Module, sliced: nn.Module, wiring: Wiring, re
 
 def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
     """Zero the slices that read the removed units, in every layer of a dense network."""
-    gone = torch.zeros(len(wiring.trace.labels), dtype=torch.bool)
-    gone[removed] = True
     with torch.no_grad():
         for name, dim in wiring.trace.consumers:
-            model.get_parameter(name).index_fill_(dim, gone[wiring.classes[name][dim]].nonzero().flatten(), 0)
+            gone = torch.isin(wiring.classes[name][dim], removed)
+            model.get_parameter(name).index_fill_(dim, gone.nonzero().flatten(), 0)
 
 
 class InDouble(TorchDispatchMode):

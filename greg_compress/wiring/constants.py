@@ -14,10 +14,14 @@ from greg_compress.wiring.movement import VIEWS
 
 aten = torch.ops.aten
 
+SHAPE_ONLY = {
+    *(aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like),
+    *(aten.empty_like, aten.full_like, aten.rand_like, aten.randn_like),
+}
+"""These read a tensor's shape alone: what they make is a constant."""
 EXCHANGEABLE = {
     *(aten.zeros, aten.ones, aten.full, aten.empty, aten.rand, aten.randn, aten.scalar_tensor, aten.bernoulli),
-    *(aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like),
-    *(aten.empty_like, aten.full_like, aten.rand_like, aten.randn_like, aten._to_copy, aten.clone),
+    *(*SHAPE_ONLY, aten._to_copy, aten.clone),
 }
 """What these make, out of nothing or of what is exchangeable itself, has no order."""
 

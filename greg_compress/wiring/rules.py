@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from greg_compress.wiring.call import Call
-from greg_compress.wiring.constants import freeze_beside_constants, note_constants
+from greg_compress.wiring.constants import SHAPE_ONLY, freeze_beside_constants, note_constants
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layers import batch_norm, convolution, matrix_product
 from greg_compress.wiring.layout import Layout, Layouts, compact, spread, thin, varies
@@ -48,11 +48,6 @@ POOLING = {
     **dict.fromkeys((aten.upsample_nearest3d, aten._upsample_nearest_exact3d, aten.upsample_trilinear3d), 3),
 }
 """What pools, resamples or mirrors positions, and over how many spatial dimensions."""
-SHAPE_ONLY = {
-    *(aten.new_zeros, aten.new_ones, aten.new_empty, aten.new_full, aten.zeros_like, aten.ones_like),
-    *(aten.empty_like, aten.full_like, aten.rand_like, aten.randn_like),
-}
-"""These read a tensor's shape alone: what they make is a constant."""
 REDUCTIONS = {
     *(aten.mean, aten.sum, aten.prod, aten.amax, aten.amin, aten.max, aten.min),
     *(aten.var, aten.var_mean, aten.std),
