@@ -21,9 +21,7 @@ from greg_compress.wiring.record import Layer, Unfollowed
 
 def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
     """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7)."""
-    opened = open_model(options.model, options.arch, options.input_shapes)
-    if opened.untrained:
-        ui.warn(f"{options.model} has no trained weights")
+    opened = open_model(options, ui)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, selection) if selection else None
     removed = plan.removed_units(wiring) if plan else None

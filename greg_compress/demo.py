@@ -10,15 +10,17 @@ from typing import Any
 from greg_compress import analyze, evaluate, export, finetune, prune, regularize
 from greg_compress.errors import Interrupted
 from greg_compress.options import (
-    QUICK_LR,
     Decay,
     ExportOptions,
     ModelOptions,
     Output,
     PenaltyOptions,
+    Preset,
     Selection,
+    TeacherOptions,
     TrainingOptions,
 )
+from greg_compress.penalty.presets import PRESETS
 from greg_compress.reporting import Reporter
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.sources.specs import parse_data
@@ -49,15 +51,17 @@ def _chain(dense: Path, folder: Path, force: bool, ui: Reporter) -> dict[str, An
     ui.note(f"analyze {dense}")
     layers = analyze.run(ModelOptions(str(dense)), selection, ui)
     ui.note("regularize")
-    training = TrainingOptions(data, QUICK_LR, Decay.CONSTANT, BATCH_SIZE, warmup=0)
+    training = TrainingOptions(data, PRESETS[Preset.QUICK].lr, Decay.CONSTANT, BATCH_SIZE, warmup=0)
     regularize.run(ModelOptions(str(dense)), selection, PenaltyOptions(), training, Output(regularized, force), ui)
     ui.note("prune")
     cut = prune.run(ModelOptions(str(regularized)), None, Output(pruned, force), ui)
     ui.note("finetune")
     training = TrainingOptions(data, FINETUNE_LR, Decay.COSINE, BATCH_SIZE, FINETUNE_EPOCHS)
-    finetune.run(ModelOptions(str(pruned)), training, Output(final, force), ui)
+    finetune.run(ModelOptions(str(pruned)), training, TeacherOptions(), Output(final, force), ui)
     ui.note("evaluate and export both")
-    accuracy = {path: evaluate.run(ModelOptions(str(path)), data, "auto", False, ui)["top1"] for path in (dense, final)}
+    accuracy = {
+        path: evaluate.run(ModelOptions(str(path)), data, "auto", False, None, ui)["top1"] for path in (dense, final)
+    }
     dense_onnx, final_onnx = folder / "dense.onnx", folder / "final.onnx"
     whole = export.run(ModelOptions(str(dense)), ExportOptions(runs=1), Output(dense_onnx, force), ui)
     small = export.run(ModelOptions(str(final)), ExportOptions(str(dense)), Output(final_onnx, force), ui)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from greg_compress.fit import normalization_of, require_fit
+from greg_compress.fit import fitting, normalization_of
 from greg_compress.options import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
@@ -15,15 +15,12 @@ from greg_compress.training.evaluation import evaluate
 from greg_compress.training.numerics import resolve_device
 
 
-def run(model: ModelOptions, spec: DataSpec, device: str, download: bool, ui: Reporter) -> dict[str, Any]:
+def run(
+    model: ModelOptions, spec: DataSpec, device: str, download: bool, workers: int | None, ui: Reporter
+) -> dict[str, Any]:
     """Return `top1`, `top5` (percent), `loss` and `samples`."""
-    opened = open_model(model.model, model.arch, model.input_shapes)
-    data = load_data(spec, download)
-    require_fit(opened, data)
-    if opened.untrained:
-        ui.warn(f"{model.model} has no trained weights")
-    if opened.state.normalization is None:
-        opened.state.normalization = data.normalization.to_json()
+    opened = open_model(model, ui)
+    data = fitting(opened, load_data(spec, download, workers))
     place = resolve_device(device)
     accuracy = evaluate(opened.model.to(place), data.test, normalization_of(opened.state), place)
     return asdict(accuracy)

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.deploy import latency, onnx_file
-from greg_compress.errors import CheckFailed, InputError, RequestError
+from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options import ExportOptions, ModelOptions, Output
 from greg_compress.reporting import Reporter
-from greg_compress.sources.specs import is_architecture
-from greg_compress.state.models import Opened, open_model
+from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.whole_files import written_whole
 from greg_compress.wiring.groups import find_groups
@@ -27,7 +26,7 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
     """
-    opened = open_model(model.model, model.arch, model.input_shapes)
+    opened = open_model(model, ui)
     baseline = _baseline(model, options, opened)
     _say(opened, model.model, ui)
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
@@ -71,19 +70,12 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
 def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Opened | None:
     if options.baseline is None:
         return None
-    try:
-        baseline = open_model(options.baseline)
-    except InputError:
-        if model.arch is None or is_architecture(model.model) or is_architecture(options.baseline):
-            raise
-        baseline = open_model(options.baseline, model.arch)  # a network of the same file, which has moved
+    baseline = open_beside(options.baseline, model)
     if baseline.state.input_shapes != opened.state.input_shapes:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline
 
 
 def _say(opened: Opened, name: str, ui: Reporter) -> None:
-    if opened.untrained:
-        ui.warn(f"{name} has no trained weights")
     if not opened.state.shapes:
         ui.warn(f"{name} was never cut: this exports the {opened.state.stage} network")

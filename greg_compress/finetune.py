@@ -6,31 +6,62 @@ from typing import Any
 
 from greg_compress import long_run
 from greg_compress.errors import InputError, RequestError
-from greg_compress.options import ModelOptions, Output, TrainingOptions
+from greg_compress.fit import fitting
+from greg_compress.options import ModelOptions, Output, TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import Dataset
-from greg_compress.state.models import Opened, open_model
+from greg_compress.state.format import State
+from greg_compress.state.models import Opened, open_beside, open_model
+from greg_compress.training.loop import Settings
+from greg_compress.training.objective import Distillation, Objective, cross_entropy
+
+TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
+"""What Hinton et al. and most since them use for image classifiers."""
 
 
-def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Reporter) -> dict[str, Any]:
+def run(
+    model: ModelOptions, training: TrainingOptions, teacher: TeacherOptions, output: Output, ui: Reporter
+) -> dict[str, Any]:
     """Fine-tune a pruned network and write it to `output`; see :func:`long_run.run` for what is returned."""
 
-    def begin(_data: Dataset) -> Opened:
-        opened = open_model(model.model, model.arch, model.input_shapes)
-        if opened.state.stage == "dense":
+    def opened(_data: Dataset) -> Opened:
+        found = open_model(model, ui)
+        if found.state.stage == "dense":
             raise RequestError(f"{model.model} is dense; use greg train to go on with it, or greg prune first")
-        if opened.state.stage == "regularized":
+        if found.state.stage == "regularized":
             raise InputError(f"{model.model} is regularized but not cut yet; next: greg prune {model.model}")
-        return opened
+        return found
+
+    def objective(student: State, data: Dataset, settings: Settings) -> Objective:
+        return _distillation(teacher, model, student, data, settings) if teacher.teacher else cross_entropy
 
     job = long_run.Job(
         command="finetune",
         stage="finetuned",
         output=output,
         options=training,
-        recorded=recorded(model, training),
-        begin=begin,
-        named=model.arch,
+        recorded=recorded(model, training, teacher),
+        model=model,
+        open=opened,
+        objective=objective,
     )
     return long_run.run(job, ui)
+
+
+def _distillation(
+    options: TeacherOptions, model: ModelOptions, student: State, data: Dataset, settings: Settings
+) -> Distillation:
+    """Learn from another network's outputs on the same images.
+
+    Raises:
+        RequestError: the teacher takes other images, or reads them otherwise normalised.
+    """
+    assert options.teacher is not None
+    found = open_beside(options.teacher, model)
+    fitting(found, data)
+    if found.state.normalization != student.normalization:
+        raise RequestError(f"--teacher {options.teacher} reads images otherwise normalised than the student")
+    found.model.to(settings.device)
+    temperature, weight = options.temperature or TEMPERATURE, options.teacher_weight or TEACHER_WEIGHT
+    return Distillation(found.model, temperature, weight, settings.precision, settings.device)

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from greg_compress.errors import RequestError, TraceError, input_fault
-from greg_compress.sources.data import Dataset, Normalization
+from greg_compress.sources.data import Dataset
+from greg_compress.sources.normalization import Normalization
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened
 from greg_compress.wiring.skeleton import output_shapes, skeleton
 
 
-def require_fit(opened: Opened, data: Dataset) -> None:
-    """Refuse data that do not fit the network.
+def fitting(opened: Opened, data: Dataset) -> Dataset:
+    """The data as the network takes them: photographs are cropped to its input, all others fit or do not.
+
+    What the state does not know yet, it learns from the data: normalisation and number of classes.
 
     Raises:
         RequestError: images of another shape, or another number of classes.
     """
     state = opened.state
+    data = data.at(state.input_shapes[0])
+    _require_fit(opened, data)
+    if state.normalization is None:
+        state.normalization = data.normalization.to_json()
+        state.classes = data.classes
+    return data
+
+
+def _require_fit(opened: Opened, data: Dataset) -> None:
+    state = opened.state
+    assert data.input_shape is not None
     if (data.input_shape,) != state.input_shapes:
         raise RequestError(
             f"{data.name} has images of {_by(data.input_shape)}, but the network takes"
@@ -33,7 +47,7 @@ def require_fit(opened: Opened, data: Dataset) -> None:
             f"{data.name} does not fit the network: {error}, or --arch-arg (in_channels={channels}?)"
         ) from error
     for shape in shapes:
-        if len(shape) == 2 and shape[1] != data.classes:
+        if len(shape) == 2 and data.classes is not None and shape[1] != data.classes:
             raise RequestError(
                 f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"
                 f" see --arch-arg num_classes={data.classes}"

@@ -10,17 +10,17 @@ import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from greg_compress.errors import GregError, InputError, Interrupted, RequestError, input_fault
-from greg_compress.fit import normalization_of, require_fit
-from greg_compress.options import Output, TrainingOptions
+from greg_compress.fit import fitting, normalization_of
+from greg_compress.options import ModelOptions, Output, TrainingOptions
 from greg_compress.reporting import Reporter
-from greg_compress.sources.data import Dataset, Part, load_data
-from greg_compress.sources.specs import Architecture
+from greg_compress.sources.data import Dataset, load_data
+from greg_compress.sources.samples import Samples
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, network, weights_of
@@ -29,8 +29,21 @@ from greg_compress.training import numerics
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Regularizer, Settings
+from greg_compress.training.objective import Objective, cross_entropy
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
+
+
+class Phase(Protocol):
+    """A regularizer with the length of its run, and what it leaves behind."""
+
+    iterations: int
+
+    @property
+    def regularizer(self) -> Regularizer: ...
+
+    def conclude(self, state: State) -> dict[str, Any]:
+        """Put into the finished state what was decided on the way; return figures for the result."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +57,14 @@ class Job:
     options: TrainingOptions
     recorded: dict[str, Any]
     """Everything on the command line that decides the result, as JSON values."""
-    begin: Callable[[Dataset], Opened]
+    model: ModelOptions
+    open: Callable[[Dataset], Opened]
     """Open the network to start from; called unless the run is resumed."""
-    regularizer: Callable[[nn.Module, State, int], tuple[Regularizer, int]] | None = None
-    """From network, state and steps per epoch: the regularizer and the iterations of its run."""
-    named: Architecture | None = None
+    begin: Callable[[Opened], None] = lambda _: None
+    """What is decided once, about a network that fits the data; called unless the run is resumed."""
+    phase: Callable[[nn.Module, State, int], Phase] | None = None
+    """From network, state and steps per epoch: what regularizes the run."""
+    objective: Callable[[State, Dataset, Settings], Objective] = lambda *_: cross_entropy
 
 
 @dataclass
@@ -57,7 +73,9 @@ class Work:
 
     job: Job
     opened: Opened
+    data: Dataset
     loop: Loop
+    phase: Phase | None
     device: torch.device
     before: float | None
     seconds: float
@@ -67,14 +85,17 @@ class Work:
     def elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
-    def evaluate(self, part: Part, check: Callable[[], None]) -> float:
+    def evaluate(self, check: Callable[[], None]) -> float:
         normalization = normalization_of(self.opened.state)
-        return evaluate(self.opened.model, part, normalization, self.device, check).top1
+        return evaluate(self.opened.model, self.data.test, normalization, self.device, check).top1
 
     def save_partial(self) -> None:
         self.loop.require_finite()
+        weights = weights_of(self.opened.model)
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise GregError(f"the weights are not finite after iteration {self.loop.iteration}; lower --lr")
         state = self.opened.state
-        state.weights = weights_of(self.opened.model)
+        state.weights = weights
         state.run = {
             "command": self.job.command,
             "options": self.job.recorded,
@@ -96,6 +117,7 @@ class Work:
             "top1_after": after,
             "val_top1": log[-1].get("val_top1") if log else None,
             "iterations": self.loop.iteration,
+            **(self.phase.conclude(state) if self.phase else {}),
         }
         entry = history.entry(
             job.command,
@@ -124,12 +146,12 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
         ui.note(f"{job.output.path} is finished already")
         return done
     numerics.flush_denormals()
+    # Until the first step there is nothing to save: a signal ends it at once.
+    work = _work(job, load_data(job.options.data, job.options.download, job.options.workers), ui)
     with StopSignals() as stop:
-        data = load_data(job.options.data, job.options.download)
-        work = _work(job, data, ui)
         try:
             if work.before is None:
-                work.before = work.evaluate(data.test, stop.check)
+                work.before = work.evaluate(stop.check)
                 ui.note(f"top-1 before: {work.before:.2f}%")
             for iteration in work.loop:
                 ui.progress(work.loop.progress)
@@ -137,7 +159,7 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
                 if iteration % job.options.save_every == 0 and not work.loop.done:
                     work.save_partial()
             ui.finish()
-            after = work.evaluate(data.test, stop.check)
+            after = work.evaluate(stop.check)
         except Interrupted as interrupted:
             work.save_partial()
             hint = f"repeat the command with --resume to go on from {job.output.partial}"
@@ -171,17 +193,16 @@ def _finished_already(job: Job) -> dict[str, Any] | None:
 def _work(job: Job, data: Dataset, ui: Reporter) -> Work:
     """Begin, or pick up OUT.partial."""
     resumed = job.output.resume and job.output.partial.exists()
-    opened, saved = _reopen(job) if resumed else (job.begin(data), None)
-    require_fit(opened, data)
-    if opened.state.normalization is None:
-        opened.state.normalization = data.normalization.to_json()
-        opened.state.classes = data.classes
+    opened, saved = _reopen(job) if resumed else (job.open(data), None)
+    data = fitting(opened, data)
+    if not resumed:
+        job.begin(opened)
     opened.state.data = data.name
     device = numerics.resolve_device(job.options.device)
     opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     opened.state.memory_format = "channels_last"
-    loop = _loop(job, opened, data, device)
-    work = Work(job, opened, loop, device, None, 0.0, time.monotonic())
+    loop, phase = _loop(job, opened, data, device)
+    work = Work(job, opened, data, loop, phase, device, None, 0.0, time.monotonic())
     if saved is not None:
         with input_fault(f"{job.output.partial} is damaged; begin anew with --force"):
             loop.load_state_dict(saved["loop"])
@@ -205,14 +226,14 @@ def _reopen(job: Job) -> tuple[Opened, dict[str, Any]]:
         if changed:
             was = ", ".join(f"{name} {before.get(name)}" for name in changed)
             raise RequestError(f"{path} was begun with other options ({was}); repeat them, or begin anew with --force")
-        return Opened(network(state, job.named, str(path)), state, saved["digest"]), saved
+        return Opened(network(state, job.model, str(path)), state, saved["digest"]), saved
 
 
-def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> Loop:
+def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> tuple[Loop, Phase | None]:
     options = job.options
     train, held_out = _split(data.train, options)
     normalization = normalization_of(opened.state)
-    batches = Batches(train, normalization, options.batch_size, options.seed, data.padding, data.flips)
+    batches = Batches(train, normalization, options.batch_size, options.seed)
     settings = Settings(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
@@ -220,20 +241,20 @@ def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> Loop
         device=device,
         seed=options.seed,
     )
-    if job.regularizer is None:
-        regularizer, total = None, options.total(len(batches))
-    else:
-        regularizer, total = job.regularizer(opened.model, opened.state, len(batches))
+    phase = job.phase(opened.model, opened.state, len(batches)) if job.phase else None
+    total = phase.iterations if phase else options.total(len(batches))
     warmup = total // 20 if options.warmup is None else options.warmup
     schedule = Schedule(options.lr, total, options.decay, warmup)
     validate = (lambda: evaluate(opened.model, held_out, normalization, device).top1) if held_out else None
-    return Loop(opened.model, batches, schedule, settings, regularizer, validate)
+    objective = job.objective(opened.state, data, settings)
+    regularizer = phase.regularizer if phase else None
+    return Loop(opened.model, batches, schedule, settings, regularizer, validate, objective), phase
 
 
-def _split(part: Part, options: TrainingOptions) -> tuple[Part, Part | None]:
+def _split(train: Samples, options: TrainingOptions) -> tuple[Samples, Samples | None]:
     """Hold out a fraction of the training images, drawn by the seed."""
-    count = round(options.val_fraction * len(part))
-    if not 0 < count < len(part):
-        return part, None
-    order = torch.randperm(len(part), generator=generator(options.seed, "validation"))
-    return part.select(order[count:].sort().values), part.select(order[:count].sort().values)
+    count = round(options.val_fraction * len(train))
+    if not 0 < count < len(train):
+        return train, None
+    order = torch.randperm(len(train), generator=generator(options.seed, "validation"))
+    return train.select(order[count:].sort().values), train.select(order[:count].sort().values)

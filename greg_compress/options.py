@@ -11,9 +11,6 @@ from greg_compress.errors import RequestError
 from greg_compress.selection.ratios import Ratios
 from greg_compress.sources.specs import Architecture, DataSpec
 
-QUICK_LR = 1e-2
-"""Learning rate of preset `quick`: the paper's 1e-3 is too small for its short schedule."""
-
 
 class Decay(StrEnum):
     """How the learning rate falls after warm-up."""
@@ -38,10 +35,20 @@ class Penalize(StrEnum):
     UNIT = "unit"
 
 
+class Method(StrEnum):
+    """GReg-1 picks by L1 before the first iteration; GReg-2 lets a penalty on all units tell them apart first."""
+
+    GREG_1 = "greg-1"
+    GREG_2 = "greg-2"
+
+
 class Preset(StrEnum):
-    """Named settings of the growing penalty."""
+    """Named settings of the growing penalty; `penalty.presets` says what they are."""
 
     QUICK = "quick"
+    PAPER_CIFAR = "paper-cifar"
+    PAPER_IMAGENET = "paper-imagenet"
+    REPO_CIFAR = "repo-cifar"
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,10 @@ class ModelOptions:
     arch: Architecture | None = None
     """What this command names itself, and so may run."""
     input_shapes: tuple[tuple[int, ...], ...] | None = None
+    allow_pickle: bool = False
+    """Whether a whole pickled network may be opened, which runs code."""
+    download: bool = False
+    """Whether official weights may be fetched."""
 
 
 @dataclass(frozen=True)
@@ -96,8 +107,11 @@ class TrainingOptions:
     val_fraction: float = 0.0
     save_every: int = 500
     download: bool = False
+    workers: int | None = None
+    """Processes that read images, where they are not held in memory; None for up to 4."""
 
     def __post_init__(self) -> None:
+        _require_between("workers", self.workers, -1, 1025)
         _require_between("lr", self.lr, 0, 1e6)
         _require_between("batch-size", self.batch_size, 0, MANY)
         _require_between("save-every", self.save_every, 0, MANY)
@@ -128,6 +142,7 @@ class TrainingOptions:
 class PenaltyOptions:
     """The growing penalty (the paper's Algorithm 1); None leaves a value to the preset."""
 
+    method: Method = Method.GREG_1
     preset: Preset = Preset.QUICK
     ceiling: float | None = None
     delta: float | None = None
@@ -135,13 +150,40 @@ class PenaltyOptions:
     stabilize: int | None = None
     stop_ratio: float | None = None
     penalize: Penalize | None = None
+    pick_ceiling: float | None = None
+    pick_delta: float | None = None
+    recover: float | None = None
 
     def __post_init__(self) -> None:
         _require_between("ceiling", self.ceiling, 0, 1e6)
+        _require_between("pick-ceiling", self.pick_ceiling, 0, 1e6)
+        _require_between("pick-delta", self.pick_delta, 1e-12, 1e6)
+        _require_between("recover", self.recover, -1, 1)
+        if self.method is not Method.GREG_2:
+            for name in ("pick_ceiling", "pick_delta", "recover"):
+                if getattr(self, name) is not None:
+                    raise RequestError(f"--{name.replace('_', '-')} would have no effect without --method greg-2")
         _require_between("delta", self.delta, 1e-12, 1e6)
         _require_between("update-every", self.update_every, 0, MANY)
         _require_between("stabilize", self.stabilize, -1, MANY)
         _require_between("stop-ratio", self.stop_ratio, 0, 1e12)
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """Whom fine-tuning learns from, besides the labels (Hinton et al., 2015)."""
+
+    teacher: str | None = None
+    temperature: float | None = None
+    teacher_weight: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_between("temperature", self.temperature, 0, 1e6)
+        if self.teacher_weight is not None and not 0 < self.teacher_weight <= 1:
+            raise RequestError(f"--teacher-weight must be above 0 and at most 1, not {self.teacher_weight:g}")
+        for name in ("temperature", "teacher_weight"):
+            if self.teacher is None and getattr(self, name) is not None:
+                raise RequestError(f"--{name.replace('_', '-')} would have no effect without --teacher")
 
 
 @dataclass(frozen=True)

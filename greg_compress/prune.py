@@ -8,13 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from greg_compress import criteria
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options import ModelOptions, Output, Selection
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
-from greg_compress.selection.choose import choose
+from greg_compress.selection.choose import by_l1, choose
 from greg_compress.selection.plan import Plan, picks_from_json
 from greg_compress.selection.resolve import resolve
 from greg_compress.state import files, history
@@ -41,9 +40,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         RequestError: no selection where one is needed, or one that contradicts the picks.
         CheckFailed: the self-check failed, or nothing can be pruned; nothing is written.
     """
-    opened = open_model(model.model, model.arch, model.input_shapes)
-    if opened.untrained:
-        ui.warn(f"{model.model} has no trained weights")
+    opened = open_model(model, ui)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan, differs = _plan(opened, wiring, selection, model.model)
     removed = plan.removed_units(wiring)
@@ -89,12 +86,7 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
                 f"--ratios {selection.ratios.text} keeps {_counts(counts)}, but {path} was regularized to keep"
                 f" {_counts(picked)}; leave --ratios out"
             )
-    by_l1 = plan.decide(
-        {group.name: criteria.l1(opened.model, wiring, group) for group in wiring.groups if group.name in plan.shares}
-    )
-    return plan, sum(
-        len(set(share.removed or ()) - set(by_l1.shares[name].removed or ())) for name, share in plan.shares.items()
-    )
+    return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
 
 
 def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
@@ -123,7 +115,7 @@ def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> Non
     Raises:
         CheckFailed: what comes out is another network.
     """
-    rebuilt = dict(named_tensors(network(state, model.arch, "the pruned state")))
+    rebuilt = dict(named_tensors(network(state, model, "the pruned state")))
     for name, tensor in named_tensors(small):
         if not torch.equal(rebuilt[name], tensor):
             raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")

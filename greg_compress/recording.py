@@ -9,7 +9,7 @@ from typing import Any
 from greg_compress.selection.ratios import Ratios
 from greg_compress.sources.specs import Architecture, DataSpec
 
-WITHOUT_EFFECT = {"save_every", "download"}
+WITHOUT_EFFECT = {"save_every", "download", "allow_pickle", "workers"}
 """Options that do not decide the result."""
 
 

@@ -1,4 +1,4 @@
-"""Stage `regularize`: drive the picked units to zero with a growing penalty (GReg-1)."""
+"""Stage `regularize`: drive the units that lose to zero with a growing penalty (GReg-1 or GReg-2)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress import long_run, penalty
+from greg_compress import long_run
 from greg_compress.errors import InputError
-from greg_compress.fit import require_fit
-from greg_compress.options import ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
+from greg_compress.options import Method, ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
+from greg_compress.penalty.growing import GrowingPenalty
+from greg_compress.penalty.presets import PRESETS
+from greg_compress.penalty.schedule import GrowthSchedule, resolve_schedule
+from greg_compress.penalty.targets import Aim, Units
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
-from greg_compress.selection.choose import choose
-from greg_compress.selection.plan import picks_from_json
-from greg_compress.sources.data import Dataset
+from greg_compress.selection.choose import by_l1, choose
+from greg_compress.selection.plan import Plan, picks_from_json
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.trial import prunable_wiring
@@ -30,29 +32,18 @@ def run(
     output: Output,
     ui: Reporter,
 ) -> dict[str, Any]:
-    """Regularize a network and write it to `output`; see :func:`long_run.run` for what is returned."""
+    """Regularize a network and write it to `output`.
 
-    def begin(data: Dataset) -> Opened:
-        opened = open_model(model.model, model.arch, model.input_shapes)
-        if opened.state.stage == "regularized":
-            raise InputError(f"{model.model} is regularized already; next: greg prune {model.model}")
+    Returns:
+        what :func:`long_run.run` does, and `l1_differs`: how many of the picks L1 would not have made before the
+        first iteration (0 for GReg-1, which picks by it).
+    """
+
+    def begin(opened: Opened) -> None:
         if opened.untrained:
             ui.warn(f"{model.model} has no trained weights")
-        require_fit(opened, data)
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
         opened.state.plan = choose(opened.model, wiring, selection).to_json()
-        return opened
-
-    def regularizer(network: nn.Module, state: State, steps_per_epoch: int) -> tuple[Regularizer, int]:
-        wiring = prunable_wiring(network, state.input_shapes)
-        plan = picks_from_json(state.plan, wiring)
-        schedule, penalize = penalty.resolve_schedule(options, steps_per_epoch)
-        show_plan(network, wiring, plan, ui)
-        _show_schedule(schedule, options.preset, ui)
-        force = penalty.GrowingPenalty(
-            schedule, penalty.targets(network, wiring, plan, penalize), penalty.gauges(network, wiring, plan)
-        )
-        return force, schedule.iterations
 
     job = long_run.Job(
         command="regularize",
@@ -60,15 +51,82 @@ def run(
         output=output,
         options=training,
         recorded=recorded(model, selection, options, training),
+        open=lambda _data: _opened(model),
         begin=begin,
-        regularizer=regularizer,
-        named=model.arch,
+        phase=lambda network, state, steps: Phase(network, state, steps, options, training.weight_decay, ui),
+        model=model,
     )
     return long_run.run(job, ui)
 
 
-def _show_schedule(schedule: penalty.GrowthSchedule, preset: str, ui: Reporter) -> None:
+def _opened(model: ModelOptions) -> Opened:
+    opened = open_model(model)
+    if opened.state.stage == "regularized":
+        raise InputError(f"{model.model} is regularized already; next: greg prune {model.model}")
+    return opened
+
+
+class Phase:
+    """The paper's phase on one network: the penalty, how long it takes, and what it decided in the end."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        state: State,
+        steps_per_epoch: int,
+        options: PenaltyOptions,
+        weight_decay: float,
+        ui: Reporter,
+    ) -> None:
+        self._wiring = prunable_wiring(network, state.input_shapes)
+        self._network = network
+        self._at_first = picks_from_json(state.plan, self._wiring)
+        """L1's picks before the first iteration: GReg-1's own, of which GReg-2 takes the counts alone."""
+        self._ui = ui
+        schedule = resolve_schedule(options, steps_per_epoch, weight_decay)
+        self._units = Units(network, self._wiring, options.penalize or PRESETS[options.preset].penalize)
+        show_plan(network, self._wiring, self._at_first, ui)
+        _show_schedule(schedule, options, ui)
+        self.iterations = schedule.iterations
+        self._penalty = self._greg_2(schedule) if options.method is Method.GREG_2 else self._greg_1(schedule)
+
+    @property
+    def regularizer(self) -> Regularizer:
+        return self._penalty
+
+    def _greg_1(self, schedule: GrowthSchedule) -> GrowingPenalty:
+        return GrowingPenalty(schedule, self._units.picked_by(self._at_first, recover=False))
+
+    def _greg_2(self, schedule: GrowthSchedule) -> GrowingPenalty:
+        return GrowingPenalty(schedule, self._units.all_of(self._at_first), self._pick)
+
+    def _pick(self, saved: dict[str, Any] | None) -> tuple[Plan, Aim]:
+        if saved is None:
+            plan = by_l1(self._network, self._wiring, self._at_first)
+            units = sum(share.channels - share.kept for share in plan.shares.values())
+            differs = plan.differs_from(self._at_first)
+            self._ui.note(f"picked {units} units, {differs} of which L1 would not have picked at the start")
+        else:
+            plan = picks_from_json(saved, self._wiring)
+        return plan, self._units.picked_by(plan, recover=True)
+
+    def conclude(self, state: State) -> dict[str, Any]:
+        """Put the picks into the state, and say how many L1 would not have made at the start."""
+        if self._penalty.picks is None:
+            return {"l1_differs": 0}
+        state.plan = self._penalty.picks
+        return {"l1_differs": picks_from_json(state.plan, self._wiring).differs_from(self._at_first)}
+
+
+def _show_schedule(schedule: GrowthSchedule, options: PenaltyOptions, ui: Reporter) -> None:
+    first = ""
+    if (picking := schedule.picking) is not None:
+        first = (
+            f"to {picking.ceiling:g} by {picking.delta:g} for all units, then (kept units recover at"
+            f" {picking.recover:g}) for the picked "
+        )
     ui.note(
-        f"preset {preset}: lambda grows to {schedule.ceiling:g} by {schedule.delta:g} every {schedule.update_every}"
-        f" iterations; {schedule.iterations} iterations, the last {schedule.stabilize} to stabilize"
+        f"{options.method}, preset {options.preset}: lambda grows {first}to {schedule.ceiling:g} by {schedule.delta:g}"
+        f" every {schedule.update_every} iterations; {schedule.iterations} iterations, the last"
+        f" {schedule.stabilize} to stabilize"
     )

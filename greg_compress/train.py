@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,15 +20,16 @@ from greg_compress.state.models import Opened, fresh, open_model
 def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Reporter) -> dict[str, Any]:
     """Train a network and write it to `output`; see :func:`long_run.run` for what is returned."""
 
-    def begin(data: Dataset) -> Opened:
+    def opened(data: Dataset) -> Opened:
         if is_architecture(model.model):
             assert model.arch is not None
             torch.manual_seed(training.seed)
-            return fresh(model.arch, model.input_shapes or (data.input_shape,))
-        opened = open_model(model.model, model.arch, model.input_shapes)
-        if opened.state.stage != "dense":
-            raise InputError(f"{model.model} is {opened.state.stage}; train takes a dense state, see greg finetune")
-        return opened
+            fixed = None if data.input_shape is None else (data.input_shape,)
+            return fresh(model.arch, replace(model, input_shapes=model.input_shapes or fixed))
+        found = open_model(model, ui)
+        if found.state.stage != "dense":
+            raise InputError(f"{model.model} is {found.state.stage}; train takes a dense state, see greg finetune")
+        return found
 
     job = long_run.Job(
         command="train",
@@ -35,7 +37,7 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
         output=output,
         options=training,
         recorded=recorded(model, training),
-        begin=begin,
-        named=model.arch,
+        model=model,
+        open=opened,
     )
     return long_run.run(job, ui)

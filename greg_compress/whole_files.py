@@ -5,11 +5,11 @@ No torch here: an output that exists is said before anything is loaded.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from greg_compress.errors import GregError, InputError, RequestError
@@ -60,28 +60,68 @@ def _publish(temporary: Path, target: Path, replace: bool) -> None:
     os.replace(temporary, target)
 
 
+@contextmanager
+def claimed(output: Output) -> Iterator[None]:
+    """Hold an output against every other greg, by a locked file beside it.
+
+    Raises:
+        RequestError: another one holds it.
+        GregError: the folder is missing or not writable.
+    """
+    target = Path(os.path.realpath(output.path))
+    lock = target.with_name(f".{target.name}.lock")
+    descriptor = _locked(lock, output.path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        os.close(descriptor)  # after a crash the file stays, but not the lock on it
+
+
+def _locked(lock: Path, target: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+        except OSError as error:
+            raise GregError(f"{target} cannot be written ({error.strerror}); choose another -o") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise RequestError(f"another greg is writing {target}; wait for it, or choose another -o") from None
+        except OSError:
+            return descriptor  # a file system without locks
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), lock.stat()):
+                return descriptor
+        os.close(descriptor)  # it was removed between opening and locking: there is a new one
+
+
 def require_free(output: Output, *, resumable: bool) -> None:
-    """Refuse an output that exists or that unfinished work is waiting for, and one that cannot be written.
+    """Refuse an output that exists, that another greg is writing or that unfinished work is waiting for, and one that
+    cannot be written.
 
     Raises:
         RequestError: OUT or OUT.partial exists and neither --force nor --resume says what to do.
         GregError: the folder is missing or not writable.
     """
-    path, partial = output.path, output.partial
-    for special in (path, partial):
+    _require_ordinary(output)
+    with claimed(output):
+        _require_free(output, resumable)
+
+
+def _require_ordinary(output: Output) -> None:
+    for special in (output.path, output.partial):
         if special.exists() and not special.is_file():
             raise RequestError(f"{special} is no ordinary file; name one with -o")
+
+
+def _require_free(output: Output, resumable: bool) -> None:
+    path, partial = output.path, output.partial
     if os.path.lexists(path) and not (output.force or output.resume):
         raise RequestError(f"{path} exists; add --force to replace it, or choose another -o")
     if resumable and partial.exists() and not (output.force or output.resume):
         raise RequestError(f"{partial} holds unfinished work; add --resume to go on, or --force to begin anew")
-    target = Path(os.path.realpath(path))
-    probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        _create(probe, path)
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink(missing_ok=True)
 
 
 def require_file(path: Path) -> None:

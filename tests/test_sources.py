@@ -13,6 +13,7 @@ from torch import nn
 from greg_compress.errors import InputError, RequestError
 from greg_compress.sources.data import load_data
 from greg_compress.sources.models import build, rebuild
+from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import (
     Architecture,
     parse_architecture,
@@ -120,7 +121,7 @@ def test_specs_as_text() -> None:
     for bad in ("3,x", "", "0,1,1", "-1", "3;4"):
         with pytest.raises(RequestError):
             parse_input_shape(bad)
-    for bad in ("digits:here", "mnist", ""):
+    for bad in ("digits:here", "mnist", "", "imagefolder", "imagefolder:", "cifar"):
         with pytest.raises(RequestError):
             parse_data(bad)
     with pytest.raises(RequestError, match="key=value"):
@@ -131,6 +132,8 @@ def test_specs_as_text() -> None:
 
 def test_the_digits() -> None:
     data = load_data(parse_data("digits"))
+    assert isinstance(data.train, Part)
+    assert isinstance(data.test, Part)
     assert (len(data.train), len(data.test)) == (1438, 359)
     assert data.input_shape == (1, 8, 8)
     assert set(data.test.labels.tolist()) == set(range(10))
@@ -158,11 +161,13 @@ def write_fashion(root: Path, train: int = 20, test: int = 10) -> None:
 def test_fashion_mnist_in_torchvisions_layout(tmp_path: Path) -> None:
     write_fashion(tmp_path)
     data = load_data(parse_data(f"fashion-mnist:{tmp_path}"))
+    assert isinstance(data.train, Part)
+    assert isinstance(data.test, Part)
     assert data.train.images.shape == (20, 1, 28, 28)
     assert data.test.labels.tolist() == list(range(10))
     raw = tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte"
     raw.write_bytes(raw.read_bytes()[:1000])
-    with pytest.raises(InputError, match="Fashion-MNIST cannot be read below"):
+    with pytest.raises(InputError, match="fashion-mnist cannot be read below"):
         load_data(parse_data(f"fashion-mnist:{tmp_path}"))
 
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 import greg_compress
 from greg_compress.errors import GregError, InputError, RequestError
+from greg_compress.options import ModelOptions
 from greg_compress.state import files
 from greg_compress.state.models import open_model
 from greg_compress.whole_files import written_whole
@@ -37,11 +38,11 @@ def written(path: Path, data: Any) -> Path:
 
 def refused(path: Path, match: str) -> None:
     with pytest.raises(InputError, match=match):
-        open_model(str(path))
+        open_model(ModelOptions(str(path)))
 
 
 def test_the_shipped_state_loads_and_was_made_as_recorded() -> None:
-    opened = open_model(str(DIGITS))
+    opened = open_model(ModelOptions(str(DIGITS)))
     assert opened.state.stage == "dense"
     assert [entry["command"] for entry in opened.state.history] == ["train"]
     assert opened.state.input_shapes == ((1, 8, 8),)
@@ -76,7 +77,7 @@ def test_every_truncation_is_refused(length: int) -> None:
     path = Path(f"/tmp/greg-truncated-{os.getpid()}.pt")
     try:
         path.write_bytes(WHOLE[:length])
-        refused(path, "damaged|state file")
+        refused(path, "damaged|truncated")
     finally:
         path.unlink()
 

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from greg_compress.errors import GregError, RequestError
 from greg_compress.options import Decay, Penalize, Precision
-from greg_compress.penalty import GrowingPenalty, GrowthSchedule, gauges, targets
+from greg_compress.penalty.growing import GrowingPenalty
+from greg_compress.penalty.schedule import GrowthSchedule
+from greg_compress.penalty.targets import Units
 from greg_compress.selection.plan import Plan, Share
-from greg_compress.sources.data import Normalization, Part
+from greg_compress.sources.normalization import Normalization
+from greg_compress.sources.samples import Part, augment
 from greg_compress.surgery.trial import prunable_wiring
-from greg_compress.training.batches import Batches, augment
+from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
 from greg_compress.training.randomness import generator
@@ -45,20 +48,17 @@ class Small(nn.Module):
 def part(count: int = 40) -> Part:
     random = torch.Generator().manual_seed(3)
     images = torch.randint(0, 256, (count, 1, 6, 6), dtype=torch.uint8, generator=random)
-    return Part(images, torch.arange(count) % 3)
+    return Part(images, torch.arange(count) % 3, padding=1, flips=True)
 
 
 def make_loop(model: nn.Module, total: int = 20, penalised: bool = True, seed: int = 0, lr: float = 0.05) -> Loop:
-    batches = Batches(part(), NORMAL, batch_size=8, seed=seed, padding=1, flips=True)
+    batches = Batches(part(), NORMAL, batch_size=8, seed=seed)
     penalty = None
     if penalised:
         wiring = prunable_wiring(model, ((1, 6, 6),))
         plan = Plan({"a": Share(4, 2, (1, 3)), "b": Share(3, 2, (0,))})
-        penalty = GrowingPenalty(
-            GrowthSchedule(1.0, 0.1, 1, total),
-            targets(model, wiring, plan, Penalize.UNIT),
-            gauges(model, wiring, plan),
-        )
+        aim = Units(model, wiring, Penalize.UNIT).picked_by(plan, recover=False)
+        penalty = GrowingPenalty(GrowthSchedule(1.0, 0.1, 1, total), aim)
     chosen = Settings(0.9, 5e-4, Precision.FP32, CPU, seed)
     return Loop(model, batches, Schedule(lr, total, Decay.COSINE, 2), chosen, penalty)
 
@@ -129,7 +129,7 @@ def test_the_loop_equals_sgd_written_out() -> None:
     optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
     for step in range(7):
         epoch, index = divmod(step, 5)
-        images, labels = loop.batches.batch(loop.batches.order(epoch), epoch, index)
+        images, labels = next(loop.batches.epoch(epoch, index))
         optimizer.param_groups[0]["lr"] = loop.schedule.at(step)
         optimizer.zero_grad()
         F.cross_entropy(theirs(images), labels).backward()
@@ -137,9 +137,35 @@ def test_the_loop_equals_sgd_written_out() -> None:
     assert_same(ours.state_dict(), theirs.state_dict())
 
 
-def test_nan_stops_with_one_clear_error() -> None:
-    with pytest.raises(GregError, match=r"not finite at iteration 2\d; lower --lr"):
-        list(make_loop(Small(), total=60, penalised=False, lr=1e20))
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 45))
+def test_nan_stops_with_the_iteration_where_it_began(when: int) -> None:
+    calls = 0
+
+    class Fails(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            return super().forward(x) * (float("nan") if calls >= when else 1)
+
+    with pytest.raises(GregError, match=f"the loss is not finite at iteration {when}; lower --lr"):
+        list(make_loop(Fails(), total=60, penalised=False))
+
+
+def test_a_label_without_a_logit_is_said() -> None:
+    loop = make_loop(Small(), penalised=False)
+    loop.batches.samples.labels[3] = 7  # type: ignore[attr-defined]
+    with pytest.raises(RequestError, match="an image has label 7, but the network has 3 outputs"):
+        list(loop)
+
+
+def test_a_momentum_of_another_shape_is_refused() -> None:
+    loop = make_loop(Small(), total=4, penalised=False)
+    list(loop)
+    state = loop.state_dict()
+    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
+    with pytest.raises(ValueError, match="another shape"):
+        make_loop(Small(), total=8, penalised=False).load_state_dict(state)
 
 
 def test_outputs_that_are_no_logits_are_refused() -> None:

@@ -11,6 +11,7 @@ from greg_compress.errors import RequestError
 from greg_compress.options import (
     Decay,
     ExportOptions,
+    Method,
     ModelOptions,
     Output,
     Penalize,
@@ -18,11 +19,12 @@ from greg_compress.options import (
     Precision,
     Preset,
     Selection,
+    TeacherOptions,
     TrainingOptions,
 )
+from greg_compress.penalty.presets import PRESETS
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.sources.specs import (
-    Architecture,
     is_architecture,
     parse_architecture,
     parse_data,
@@ -31,7 +33,8 @@ from greg_compress.sources.specs import (
 from greg_compress.whole_files import require_file, require_free
 
 Arch = Annotated[
-    str | None, Option("--arch", metavar="SPEC", help="torchvision:NAME or FILE.py:CALLABLE; the file may run.")
+    str | None,
+    Option("--arch", metavar="SPEC", help="torchvision:NAME[@WEIGHTS] or FILE.py:CALLABLE; the file may run."),
 ]
 ArchArg = Annotated[
     list[str] | None, Option("--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture; repeats.")
@@ -40,44 +43,71 @@ InputShape = Annotated[
     list[str] | None,
     Option("--input-shape", metavar="C,H,W", help="Where the network does not say it; repeats for several inputs."),
 ]
-Data = Annotated[str, Option("--data", metavar="DATA", help="digits or fashion-mnist[:ROOT].")]
+Data = Annotated[
+    str,
+    Option(
+        "--data",
+        metavar="DATA",
+        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT or FILE.py:CALLABLE.",
+    ),
+]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
-Download = Annotated[bool, Option("--download", help="Fetch a data set that is not there.")]
+Download = Annotated[bool, Option("--download", help="Fetch data or official weights that are not there.")]
+Workers = Annotated[
+    int | None, Option("--workers", help="Processes that read images from files.", show_default="up to 4")
+]
+AllowPickle = Annotated[
+    bool, Option("--allow-pickle", help="Open a whole pickled network, which runs whatever code it holds.")
+]
+PresetName = Annotated[Preset, Option("--preset", help="Settings for what other options leave out.")]
 Json = Annotated[bool, Option("--json", help="One JSON document on stdout, nothing else.")]
 Force = Annotated[bool, Option("--force", help="Replace an output that exists.")]
 
 
 def model_options(
-    model: Annotated[str, Argument(metavar="MODEL", help="A state file, or an architecture spec.")],
+    model: Annotated[
+        str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
+    ],
     arch: Arch = None,
     arch_arg: ArchArg = None,
     input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    download: Download = False,
+    fetches_data: bool = False,
 ) -> ModelOptions:
+    spec = arch
     if is_architecture(model):
         if arch is not None:
             raise RequestError("--arch would have no effect: MODEL is an architecture itself")
-        return _model_options(model, parse_architecture(model, arch_arg or ()), input_shape)
-    require_file(Path(model))
-    if arch_arg:
-        raise RequestError("--arch-arg would have no effect: the state file records its own")
-    return _model_options(model, parse_architecture(arch) if arch else None, input_shape)
+        if allow_pickle:
+            raise RequestError("--allow-pickle would have no effect: MODEL is an architecture")
+        spec = model
+    else:
+        require_file(Path(model))
+        if arch_arg and arch is None:
+            raise RequestError("--arch-arg would have no effect without --arch")
+    parsed = parse_architecture(spec, arch_arg or ()) if spec else None
+    if not is_architecture(model) and parsed is not None and parsed.has_weights:
+        raise RequestError(f"--arch {spec}: MODEL has weights of its own; leave @{parsed.name.partition('@')[2]} out")
+    if download and not fetches_data and not (parsed and parsed.has_weights):
+        raise RequestError("--download would have no effect: MODEL is not of the form torchvision:NAME@WEIGHTS")
+    shapes = tuple(map(parse_input_shape, input_shape)) if input_shape else None
+    return ModelOptions(model, parsed, shapes, allow_pickle, download)
 
 
 def trainable_options(
-    model: Annotated[str | None, Argument(metavar="[STATE]", help="A dense state to go on from.")] = None,
+    model: Annotated[str | None, Argument(metavar="[MODEL]", help="What to go on from: dense, or weights.")] = None,
     arch: Arch = None,
     arch_arg: ArchArg = None,
     input_shape: InputShape = None,
+    allow_pickle: AllowPickle = False,
+    download: Download = False,
 ) -> ModelOptions:
-    if model is not None:
-        return model_options(model, arch, arch_arg, input_shape)
-    if arch is None:
+    if model is None and arch is None:
         raise RequestError("say what to train: --arch SPEC, or a dense state to go on from")
-    return _model_options(arch, parse_architecture(arch, arch_arg or ()), input_shape)
-
-
-def _model_options(model: str, arch: Architecture | None, input_shape: list[str] | None) -> ModelOptions:
-    return ModelOptions(model, arch, tuple(map(parse_input_shape, input_shape)) if input_shape else None)
+    if model is None:
+        model, arch = arch, None
+    return model_options(str(model), arch, arch_arg, input_shape, allow_pickle, download, fetches_data=True)
 
 
 def selection(
@@ -122,14 +152,14 @@ def training_options(
     data: Data,
     epochs: Annotated[float | None, Option("--epochs", help="Length of the run.")] = None,
     iterations: Annotated[int | None, Option("--iterations", help="Length of the run, instead of --epochs.")] = None,
-    batch_size: Annotated[int, Option("--batch-size")] = 128,
-    lr: Annotated[float, Option("--lr", help="Learning rate.")] = 0.1,
+    batch_size: Annotated[int | None, Option("--batch-size")] = 128,
+    lr: Annotated[float | None, Option("--lr", help="Learning rate.")] = 0.1,
     decay: Annotated[Decay, Option("--decay", help="How the learning rate falls.")] = Decay.COSINE,
     warmup: Annotated[
         int | None, Option("--warmup", help="Iterations of linear warm-up.", show_default="a twentieth of the run")
     ] = None,
     momentum: Annotated[float, Option("--momentum")] = 0.9,
-    weight_decay: Annotated[float, Option("--weight-decay")] = 5e-4,
+    weight_decay: Annotated[float | None, Option("--weight-decay")] = 5e-4,
     precision: Annotated[
         Precision, Option("--precision", help="auto is bf16 where the processor has it.")
     ] = Precision.AUTO,
@@ -142,18 +172,29 @@ def training_options(
         int, Option("--save-every", metavar="N", help="Iterations between saves of OUT.partial.")
     ] = 500,
     download: Download = False,
+    workers: Workers = None,
+    preset: PresetName = Preset.QUICK,
     default_epochs: float | None = None,
 ) -> TrainingOptions:
     if iterations is None and epochs is None:
         epochs = default_epochs
+    chosen = PRESETS[preset]
     return TrainingOptions(
-        parse_data(data), lr, decay, batch_size, epochs, iterations, warmup, momentum, weight_decay, precision,
-        device, seed, val_fraction, save_every, download,
+        parse_data(data),
+        chosen.lr if lr is None else lr,
+        decay,
+        chosen.batch_size if batch_size is None else batch_size,
+        epochs, iterations, warmup, momentum,
+        chosen.weight_decay if weight_decay is None else weight_decay,
+        precision, device, seed, val_fraction, save_every, download, workers,
     )  # fmt: skip
 
 
 def penalty_options(
-    preset: Annotated[Preset, Option("--preset", help="Settings for what the options below leave out.")] = Preset.QUICK,
+    method: Annotated[
+        Method, Option("--method", help="greg-1 picks by L1 at once; greg-2 after a penalty on all units.")
+    ] = Method.GREG_1,
+    preset: PresetName = Preset.QUICK,
     ceiling: Annotated[float | None, Option("--ceiling", help="Lambda at which the penalty stops to grow.")] = None,
     delta: Annotated[float | None, Option("--delta", help="Growth of lambda at each update.")] = None,
     update_every: Annotated[int | None, Option("--update-every", help="Iterations between updates.")] = None,
@@ -164,8 +205,34 @@ def penalty_options(
     penalize: Annotated[
         Penalize | None, Option("--penalize", help="The filters' weights (the paper), or bias and BatchNorm too.")
     ] = None,
+    pick_ceiling: Annotated[float | None, Option("--pick-ceiling", help="greg-2: lambda at which it picks.")] = None,
+    pick_delta: Annotated[
+        float | None, Option("--pick-delta", help="greg-2: growth of lambda at each update until then.")
+    ] = None,
+    recover: Annotated[
+        float | None,
+        Option("--recover", help="greg-2: lambda of kept units afterwards.", show_default="minus the weight decay"),
+    ] = None,
 ) -> PenaltyOptions:
-    return PenaltyOptions(preset, ceiling, delta, update_every, stabilize, stop_ratio, penalize)
+    return PenaltyOptions(
+        method, preset, ceiling, delta, update_every, stabilize, stop_ratio, penalize, pick_ceiling, pick_delta, recover
+    )
+
+
+def teacher_options(
+    teacher: Annotated[
+        str | None, Option("--teacher", metavar="MODEL", help="Learn from its outputs too, say the dense network's.")
+    ] = None,
+    temperature: Annotated[
+        float | None, Option("--temperature", help="Of both networks' outputs.", show_default="4")
+    ] = None,
+    teacher_weight: Annotated[
+        float | None, Option("--teacher-weight", help="Its share of the loss.", show_default="0.9")
+    ] = None,
+) -> TeacherOptions:
+    if teacher is not None and not is_architecture(teacher):
+        require_file(Path(teacher))
+    return TeacherOptions(teacher, temperature, teacher_weight)
 
 
 def export_options(

@@ -11,24 +11,25 @@ import typer
 from typer import Argument, Option, Typer
 
 from greg_compress.cli import arguments
-from greg_compress.cli.arguments import Data, Device, Download, Force, Json
+from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
 from greg_compress.errors import RequestError
 from greg_compress.options import (
-    QUICK_LR,
     Decay,
     ExportOptions,
     ModelOptions,
     Output,
     PenaltyOptions,
+    Preset,
     Selection,
+    TeacherOptions,
     TrainingOptions,
     require_device,
 )
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
-from greg_compress.whole_files import require_free_folder
+from greg_compress.whole_files import claimed, require_free_folder
 
 app = Typer(
     cls=Boundary,
@@ -37,7 +38,9 @@ app = Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[ModelOptions, Use(arguments.model_options)]
+Model = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": False})]
+ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
+WITHOUT_PRESET = {"preset": Preset.QUICK}
 OptionalSelection = Annotated[Selection | None, Use(arguments.selection)]
 Resumable = Annotated[Output, Use(arguments.resumable_output)]
 
@@ -75,12 +78,14 @@ def greg(
 @grouped
 def train(
     model: Annotated[ModelOptions, Use(arguments.trainable_options)],
-    training: Annotated[TrainingOptions, Use(arguments.training_options, fixed={"default_epochs": 12})],
+    training: Annotated[
+        TrainingOptions, Use(arguments.training_options, fixed={"default_epochs": 12, **WITHOUT_PRESET})
+    ],
     output: Resumable,
     json: Json = False,
 ) -> None:
     """Train a dense network, from an architecture or a dense state."""
-    with _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training") as (print_result, ui):
         from greg_compress import train as stage
 
         print_result(stage.run(model, training, output, ui))
@@ -99,24 +104,24 @@ def analyze(model: Model, selection: OptionalSelection, json: Json = False) -> N
 @app.command()
 @grouped
 def regularize(
-    model: Model,
+    model: ModelWithData,
     selection: OptionalSelection,
     penalty: Annotated[PenaltyOptions, Use(arguments.penalty_options)],
     training: Annotated[
         TrainingOptions,
         Use(
             arguments.training_options,
-            defaults={"lr": QUICK_LR},
+            defaults=dict.fromkeys(("lr", "batch_size", "weight_decay")),  # the preset's
             fixed={"epochs": None, "iterations": None, "default_epochs": None, "decay": Decay.CONSTANT, "warmup": 0},
         ),
     ],
     output: Resumable,
     json: Json = False,
 ) -> None:
-    """Drive the units that a selection picks to zero with a growing L2 penalty (GReg-1)."""
+    """Drive the units that lose to zero with a growing L2 penalty (GReg-1 or GReg-2)."""
     if selection is None:
         raise RequestError("say what to prune with --ratios")
-    with _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training") as (print_result, ui):
         from greg_compress import regularize as stage
 
         print_result(stage.run(model, selection, penalty, training, output, ui))
@@ -131,7 +136,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Remove units for good: a regularized state's picks, or one-shot by L1 norm."""
-    with _printed(json, "pruning") as (print_result, ui):
+    with claimed(output), _printed(json, "pruning") as (print_result, ui):
         from greg_compress import prune as stage
 
         print_result(stage.run(model, selection, output, ui))
@@ -140,30 +145,39 @@ def prune(
 @app.command()
 @grouped
 def finetune(
-    model: Model,
+    model: ModelWithData,
     training: Annotated[
-        TrainingOptions, Use(arguments.training_options, defaults={"lr": 0.02}, fixed={"default_epochs": 5})
+        TrainingOptions,
+        Use(arguments.training_options, defaults={"lr": 0.02}, fixed={"default_epochs": 5, **WITHOUT_PRESET}),
     ],
+    teacher: Annotated[TeacherOptions, Use(arguments.teacher_options)],
     output: Resumable,
     json: Json = False,
 ) -> None:
     """Let a pruned network recover."""
-    with _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training") as (print_result, ui):
         from greg_compress import finetune as stage
 
-        print_result(stage.run(model, training, output, ui))
+        print_result(stage.run(model, training, teacher, output, ui))
 
 
 @app.command()
 @grouped
-def evaluate(model: Model, data: Data, device: Device = "auto", download: Download = False, json: Json = False) -> None:
+def evaluate(
+    model: ModelWithData,
+    data: Data,
+    device: Device = "auto",
+    download: Download = False,
+    workers: Workers = None,
+    json: Json = False,
+) -> None:
     """Measure top-1, top-5 and loss on the test images."""
     spec = parse_data(data)
     require_device(device)
     with _printed(json, "accuracy") as (print_result, ui):
         from greg_compress import evaluate as stage
 
-        print_result(stage.run(model, spec, device, download, ui))
+        print_result(stage.run(model, spec, device, download, workers, ui))
 
 
 @app.command()
@@ -175,7 +189,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
-    with _printed(json, "exported") as (print_result, ui):
+    with claimed(output), _printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
         print_result(stage.run(model, options, output, ui))

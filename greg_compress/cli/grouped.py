@@ -2,7 +2,8 @@
 
     def prune(model: Annotated[ModelOptions, Use(model_options)]) -> None: ...
 
-becomes a command with the parameters of `model_options`, which is called with what the user gave.
+becomes a command with the parameters of `model_options`, which is called with what the user gave. Two builders
+may take the same parameter.
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         built = {
-            name: use.builder(**use.fixed, **{part.name: given.pop(part.name) for part in use.parameters()})
+            name: use.builder(**use.fixed, **{part.name: given[part.name] for part in use.parameters()})
             for name, use in uses.items()
         }
-        command(**built, **given)
+        command(**built, **{name: given[name] for name in signature.parameters if name not in uses})
 
     run.__signature__ = signature.replace(parameters=list(spread.values()))  # type: ignore[attr-defined]
     run.__annotations__ = {name: part.annotation for name, part in spread.items()}

@@ -20,5 +20,10 @@ def choose(model: nn.Module, wiring: Wiring, selection: Selection) -> Plan:
     """
     plan = resolve(selection.ratios, selection.skip, wiring)
     require_effect(plan, wiring)
+    return by_l1(model, wiring, plan)
+
+
+def by_l1(model: nn.Module, wiring: Wiring, plan: Plan) -> Plan:
+    """Decide a plan's counts anew, by the L1 norms that the network has now."""
     scores = {group.name: criteria.l1(model, wiring, group) for group in wiring.groups if group.name in plan.shares}
     return plan.decide(scores)

@@ -47,6 +47,17 @@ class Plan:
         parts = [groups[name].units[list(share.removed)] for name, share in self.shares.items() if share.removed]
         return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
 
+    def units(self, wiring: Wiring) -> Tensor:
+        """The classes of all units of the groups that lose some, kept ones included."""
+        parts = [group.units for group in wiring.groups if group.name in self.shares]
+        return torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
+
+    def differs_from(self, other: Plan) -> int:
+        """How many units this plan removes that `other`, of the same counts, keeps."""
+        return sum(
+            len(set(share.removed or ()) - set(other.shares[name].removed or ())) for name, share in self.shares.items()
+        )
+
     def kept_in(self, group: Group) -> int:
         """How many units of `group` are kept."""
         return self.shares[group.name].kept if group.name in self.shares else group.channels

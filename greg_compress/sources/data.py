@@ -1,126 +1,60 @@
-"""Data sets, whole in memory: one uint8 tensor of images and one of labels for each part."""
+"""Data sets: how they are read, how many classes they have, how their pixels are normalised and augmented."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from importlib.resources import files
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-import numpy
-import torch
-from torch import Tensor
-
-from greg_compress.errors import InputError, first_line
+from greg_compress.errors import InputError
+from greg_compress.sources.normalization import Normalization
+from greg_compress.sources.samples import Samples
 from greg_compress.sources.specs import DataSpec
 
-
-@dataclass(frozen=True)
-class Part:
-    """Images, uint8 of shape (N, C, H, W), and labels, int64 of shape (N,)."""
-
-    images: Tensor
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def select(self, indices: Tensor) -> Part:
-        return Part(self.images[indices], self.labels[indices])
-
-
-@dataclass(frozen=True)
-class Normalization:
-    """A network reads (pixel * scale - mean) / std, each per channel."""
-
-    scale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Map uint8 images (N, C, H, W) to float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
-        return images.float().mul_(self.scale).sub_(mean).div_(std)
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, how its pixels are normalised and how its training images are augmented."""
+    """A data set. A folder of photographs fits itself to the network's input; see :meth:`at`."""
 
     name: str
-    classes: int
-    train: Part
-    test: Part
+    classes: int | None
+    """None if it does not say."""
+    train: Samples
+    test: Samples
     normalization: Normalization
-    padding: int
-    """Pixels of zero padding around a training image before a random crop of the old size."""
-    flips: bool
-    """Whether a mirrored image still shows its class."""
+    input_shape: Shape | None
+    """(C, H, W); None while images of any size can be made."""
+    fitted: Callable[[Shape], tuple[Samples, Samples, Normalization]] | None = None
+    """For those of any size: training and test images of a shape, and their normalisation."""
 
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        return tuple(self.train.images.shape[1:])
+    def at(self, input_shape: Shape) -> Dataset:
+        """The data set with images of a shape, if it can make them; else as it is."""
+        if self.fitted is None:
+            return self
+        train, test, normalization = self.fitted(input_shape)
+        return replace(self, train=train, test=test, normalization=normalization, input_shape=input_shape, fitted=None)
 
 
-def load_data(spec: DataSpec, download: bool = False) -> Dataset:
-    """Load a data set into memory.
+def load_data(spec: DataSpec, download: bool = False, workers: int | None = None) -> Dataset:
+    """Read a data set, or find the files that it will be read from.
+
+    Args:
+        workers: processes that read images, where they are not held in memory; None for up to 4.
 
     Raises:
-        InputError: its files are missing or damaged.
+        InputError: its files are missing or damaged, or it holds no images.
+        RequestError: workers for a data set that is held in memory.
     """
-    return _digits() if spec.kind == "digits" else _fashion_mnist(spec, download)
+    from greg_compress.sources import in_files, in_memory  # they need each other's words
 
-
-def _digits() -> Dataset:
-    """The UCI optical digits (Alpaydin & Kaynak, 1998; CC BY 4.0): 1,797 images of 8x8, values 0 to 16.
-
-    Every fifth image is for testing.
-    """
-    with files("greg_compress.sources").joinpath("digits.npz").open("rb") as file:
-        arrays = numpy.load(file, allow_pickle=False)
-        whole = Part(torch.from_numpy(arrays["images"]), torch.from_numpy(arrays["labels"]).long())
-    positions = torch.arange(len(whole))
-    return Dataset(
-        name="digits",
-        classes=10,
-        train=whole.select(positions[positions % 5 != 4]),
-        test=whole.select(positions[positions % 5 == 4]),
-        normalization=Normalization(1 / 16, (0.3058,), (0.3764,)),
-        padding=1,
-        flips=False,
-    )
-
-
-def _checked(images: Tensor, labels: Tensor) -> Part:
-    if images.shape[1:] != (28, 28) or len(images) != len(labels) or not len(images):
-        raise ValueError(f"{tuple(images.shape)} images with {len(labels)} labels")
-    if not 0 <= int(labels.min()) <= int(labels.max()) < 10:
-        raise ValueError("a label outside 0 to 9")
-    return Part(images.unsqueeze(1), labels)
-
-
-def _fashion_mnist(spec: DataSpec, download: bool) -> Dataset:
-    """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 images of 28x28."""
-    from torchvision.datasets import FashionMNIST
-
-    assert spec.root is not None
-    try:
-        parts = [FashionMNIST(spec.root, train=train, download=download) for train in (True, False)]
-        train, test = (_checked(part.data, part.targets) for part in parts)
-    except Exception as error:
-        # torchvision's reader asserts, indexes and unpacks: damaged files can raise anything.
-        raise InputError(
-            f"Fashion-MNIST cannot be read below {spec.root} ({first_line(error)});"
-            " put torchvision's FashionMNIST/raw files there, or add --download"
-        ) from error
-    return Dataset(
-        name=str(spec),
-        classes=10,
-        train=train,
-        test=test,
-        normalization=Normalization(1 / 255, (0.2860,), (0.3530,)),
-        padding=2,
-        flips=True,
-    )
+    if spec.is_file:
+        data = in_files.from_callable(spec, workers)
+    elif spec.kind == "imagefolder":
+        data = in_files.image_folder(spec, workers)
+    else:
+        data = in_memory.load(spec, download, workers)
+    for part, what in ((data.train, "training"), (data.test, "test")):
+        if not len(part):
+            raise InputError(f"{data.name} holds no {what} images")
+    return data

@@ -2,72 +2,102 @@
 
 A callable runs only if the command names its file (`--arch`), or if a file of the recorded digest lies
 below the current directory or in the installed `sample_models`; and only if it is defined in that very
-file, not imported there (`os.py:system` is a callable too). See design section 6.
+file, not imported there (`os.py:system` is a callable too). A pickled module is unpickled only with
+`--allow-pickle`. See design section 6.
 """
 
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.util
-import inspect
+import io
 import os
-import sys
-import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import torch
 from torch import nn
 
 from greg_compress.errors import InputError, RequestError, input_fault
-from greg_compress.sources.specs import Architecture
+from greg_compress.sources import torchvision_models, user_files
+from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture
+
+MOST_FOLDERS = 10_000
+"""How many folders below the current one are searched for a file; a build may run in /."""
+MOST_BYTES, MOST_GROWTH = 2 * 2**30, 1000
+"""A network may take 2 GiB before its weights are loaded, or so many times the weights (it may have been cut)."""
 
 
-def build(architecture: Architecture) -> tuple[nn.Module, Architecture]:
+def build(architecture: Architecture, download: bool = False) -> tuple[nn.Module, Architecture]:
     """Run the factory that this command names, and return the network and its record with the digest.
 
     Raises:
         RequestError: an unknown name, or arguments that the factory refuses.
-        InputError: FILE.py is missing, broken, or does not define the callable.
+        InputError: FILE.py is missing, broken, or does not define the callable; official weights are missing.
     """
-    if architecture.source == "torchvision":
-        return _torchvision(architecture), architecture
+    if architecture.source == TORCHVISION:
+        make = torchvision_models.official(architecture, download) or torchvision_models.factory(architecture)
+        return _call(make, architecture), architecture
     path = Path(architecture.source)
-    named = replace(architecture, sha256=_digest(path))
-    return _call(_callable(path, architecture.name), named), named
+    source = user_files.contents(path)
+    named = replace(architecture, sha256=user_files.sha256(source))
+    return _call(user_files.defined(path, source, architecture.name), named), named
 
 
-def rebuild(architecture: Architecture, named: Architecture | None = None) -> nn.Module:
+def rebuild(
+    architecture: Architecture, named: Architecture | None = None, allow_pickle: bool = False, nbytes: int = 0
+) -> nn.Module:
     """Run the factory that a state file records.
 
     Args:
         named: what this command names itself with `--arch`; it wins.
+        nbytes: size of the weights that the network is for.
 
     Raises:
-        InputError: no file of the recorded digest may run, or what it makes is no network.
+        InputError: no file of the recorded digest may run, or what it makes is no network, or an absurdly large one.
     """
     try:
-        return _rebuild(architecture, named)
+        make = _factory(architecture, named, allow_pickle)
+        if architecture.source != PICKLE:
+            _refuse_giants(make, architecture, max(MOST_BYTES, MOST_GROWTH * nbytes))
+        return _call(make, architecture)
     except RequestError as error:
         raise InputError(str(error)) from error  # what a state records is no request of this command
 
 
-def _rebuild(architecture: Architecture, named: Architecture | None) -> nn.Module:
-    if architecture.source == "torchvision":
-        return _torchvision(architecture)
+def _factory(architecture: Architecture, named: Architecture | None, allow_pickle: bool) -> Any:
+    if architecture.source == TORCHVISION:
+        return torchvision_models.factory(architecture)
     if named is not None:
-        return _call(_callable(Path(named.source), named.name), architecture)
-    recorded = Path(architecture.source)
+        path = Path(named.source)
+        return user_files.defined(path, user_files.contents(path), named.name)
+    is_pickle = architecture.source == PICKLE
+    if is_pickle and not allow_pickle:
+        raise InputError(
+            f"the network was made by unpickling {architecture.name}, which runs code; add --allow-pickle if you"
+            " trust it"
+        )
+    recorded = Path(architecture.name if is_pickle else architecture.source)
     for path in _candidates(recorded):
-        if _digest(path) == architecture.sha256:
-            return _call(_callable(path, architecture.name), architecture)
+        content = user_files.contents(path)
+        if user_files.sha256(content) == architecture.sha256:
+            if is_pickle:
+                return functools.partial(unpickled, content, str(path))
+            return user_files.defined(path, content, architecture.name)
     raise InputError(
-        f"the network was made by {architecture.spec}, and no file {recorded.name} with the recorded digest lies"
-        f" below {Path.cwd()} or in sample_models; name it with --arch FILE.py:{architecture.name}"
+        f"the network was made by {architecture.spec}, and {_missing(recorded)} below {Path.cwd()} or in sample_models;"
+        + (" put it there" if is_pickle else f" name it with --arch FILE.py:{architecture.name}")
     )
+
+
+def _missing(recorded: Path) -> str:
+    """What was not found; a file that has changed is no missing one."""
+    changed = next(_candidates(recorded), None)
+    other = "" if changed is None else f" ({changed} is another)"
+    return f"no file {recorded.name} with the recorded digest lies{other}"
 
 
 def _candidates(recorded: Path) -> Iterator[Path]:
@@ -76,7 +106,7 @@ def _candidates(recorded: Path) -> Iterator[Path]:
     direct = recorded.resolve()
     if direct.is_file() and direct.is_relative_to(here):
         yield direct
-    for folder, folders, names in os.walk(here):
+    for folder, folders, names in islice(os.walk(here), MOST_FOLDERS):
         folders[:] = sorted(name for name in folders if not name.startswith(".") and name != "site-packages")
         path = Path(folder, recorded.name)
         if recorded.name in names and path.is_file() and path.resolve().is_relative_to(here):
@@ -87,32 +117,28 @@ def _candidates(recorded: Path) -> Iterator[Path]:
             yield path
 
 
-def _digest(path: Path) -> str:
+def unpickled(content: bytes, path: str) -> Any:
+    """Unpickle a whole network. This runs whatever the bytes say.
+
+    Raises:
+        InputError: it breaks.
+    """
+    with input_fault(f"{path} cannot be unpickled"):
+        found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+    return found.module if isinstance(found, nn.DataParallel) else found
+
+
+def _refuse_giants(make: Any, architecture: Architecture, most: int) -> None:
+    """Build on the meta device first: a state of a few bytes may ask for a network of any width."""
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-
-
-def _callable(path: Path, name: str) -> Any:
-    """Run FILE.py and return the callable that it defines."""
-    module = _run_file(path)
-    found = getattr(module, name, None)
-    if not callable(found) or getattr(found, "__module__", None) != module.__name__:
-        raise InputError(f"{path} does not define a callable {name!r} itself")
-    return found
-
-
-def _run_file(path: Path) -> ModuleType:
-    name = f"greg_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InputError(f"{path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    with input_fault(f"{path} cannot be run"):
-        spec.loader.exec_module(module)
-    return module
+        with torch.device("meta"):
+            tensors = [*(model := make(**architecture.kwargs)).parameters(), *model.buffers()]
+    except Exception:  # a user's factory that looks at values; the real call says what is wrong with it, if anything
+        return
+    if (size := sum(tensor.nbytes for tensor in tensors)) > most:
+        raise InputError(
+            f"{architecture.spec} with the recorded arguments takes {size:,} bytes, far more than its weights"
+        )
 
 
 def _call(factory: Any, architecture: Architecture) -> nn.Module:
@@ -126,20 +152,6 @@ def _call(factory: Any, architecture: Architecture) -> nn.Module:
     return model
 
 
-def _torchvision(architecture: Architecture) -> nn.Module:
-    import torchvision
-
-    try:
-        builder = torchvision.models.get_model_builder(architecture.name)
-    except ValueError as error:
-        raise RequestError(f"torchvision has no model {architecture.name!r}; see its documentation") from error
-    # Segmentation and detection constructors fetch a backbone's weights unless told not to.
-    without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3 announce other initial weights
-        return _call(functools.partial(builder, **dict.fromkeys(without)), architecture)
-
-
 def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[tuple[int, ...], ...] | None:
     """The shapes that a network is known to take: its own `input_shape` (a tuple of them for several inputs), or
     torchvision's default."""
@@ -148,6 +160,9 @@ def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[
         with input_fault(f"{architecture.spec} has an input_shape that is no shape"):
             shapes = own if own and all(isinstance(shape, (tuple, list)) for shape in own) else (own,)
             return tuple(tuple(int(size) for size in shape) for shape in shapes)
-    if architecture.source == "torchvision":
-        return ((3, 299, 299),) if architecture.name == "inception_v3" else ((3, 224, 224),)
+    if architecture.source == TORCHVISION:
+        trained = torchvision_models.preprocessing(architecture)
+        size = getattr(trained[0], "crop_size", None) if trained else None
+        side = size[0] if size else 299 if architecture.name == "inception_v3" else 224
+        return ((3, side, side),)
     return None

@@ -1,4 +1,4 @@
-"""Specs as text: `torchvision:NAME`, `FILE.py:CALLABLE`, `digits`, `fashion-mnist:ROOT`.
+"""Specs as text: `torchvision:NAME[@WEIGHTS]`, `FILE.py:CALLABLE`, `digits`, `cifar10:ROOT`.
 
 No torch here: what is wrong with the text alone is said at once.
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 from greg_compress.errors import InputError, RequestError
 
 ArchArg = bool | int | float | str
+TORCHVISION, PICKLE = "torchvision", "pickle"
+OFFICIAL_ONLY = {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"}
+"""Arguments by which torchvision would fetch and unpickle a file."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +30,43 @@ class Architecture:
     def check(self) -> None:
         """Raise ValueError unless the fields are what they say; a state file may hold anything."""
         texts = (self.spec, "" if self.sha256 is None else self.sha256)
-        if not all(isinstance(text, str) and "\0" not in text and len(text) < 4096 for text in texts):
+        if not all(isinstance(text, str) and text.isprintable() and len(text) < 4096 for text in texts):
             raise ValueError("impossible architecture")
-        if not isinstance(self.kwargs, dict) or not all(isinstance(key, str) for key in self.kwargs):
+        known = self.source in (TORCHVISION, PICKLE) or self.source.endswith(".py")
+        if not known or not self.name or (self.source != TORCHVISION and self.sha256 is None):
+            raise ValueError(f"{self.spec!r} is no architecture")
+        arguments = self.kwargs if isinstance(self.kwargs, dict) else {"": None}
+        if not all(
+            isinstance(key, str) and key.isidentifier() and isinstance(value, ArchArg)
+            for key, value in arguments.items()
+        ) or (self.source == TORCHVISION and arguments.keys() & OFFICIAL_ONLY):
             raise ValueError("impossible arguments of the architecture")
 
     @property
     def source(self) -> str:
-        """`torchvision`, or the path of a FILE.py."""
-        return self.spec.rpartition(":")[0]
+        """`torchvision`, the path of a FILE.py, or `pickle`."""
+        return self._parts[0]
 
     @property
     def name(self) -> str:
-        return self.spec.rpartition(":")[2]
+        """The network's name or callable; the file of a pickled module."""
+        return self._parts[1]
+
+    @property
+    def _parts(self) -> tuple[str, str]:
+        found = self.spec.partition(":") if self.spec.startswith(f"{PICKLE}:") else self.spec.rpartition(":")
+        return found[0], found[2]
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it names official weights."""
+        return self.source == TORCHVISION and "@" in self.name
 
 
 def is_architecture(text: str) -> bool:
     """Whether a MODEL argument is a spec rather than a file's path."""
     source, colon, name = text.rpartition(":")
-    return bool(colon and name) and (source == "torchvision" or source.endswith(".py"))
+    return bool(colon and name) and (source == TORCHVISION or source.endswith(".py"))
 
 
 def parse_architecture(text: str, arguments: Sequence[str] = ()) -> Architecture:
@@ -58,8 +79,11 @@ def parse_architecture(text: str, arguments: Sequence[str] = ()) -> Architecture
     if not is_architecture(text):
         raise RequestError(f"{text!r} is no architecture; write torchvision:NAME or FILE.py:CALLABLE")
     architecture = Architecture(text, dict(_argument(argument) for argument in arguments))
-    if architecture.source != "torchvision" and not Path(architecture.source).is_file():
-        raise InputError(f"{architecture.source} is not a file; it should define {architecture.name}")
+    if architecture.source != TORCHVISION:
+        if not Path(architecture.source).is_file():
+            raise InputError(f"{architecture.source} is not a file; it should define {architecture.name}")
+    elif forbidden := sorted(architecture.kwargs.keys() & OFFICIAL_ONLY):
+        raise RequestError(f"--arch-arg {forbidden[0]}: write torchvision:NAME@WEIGHTS for official weights")
     return architecture
 
 
@@ -90,24 +114,44 @@ def parse_input_shape(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set's kind, and the folder that holds it."""
+    """A data set's kind and the folder that holds it, or a FILE.py and what it defines."""
 
     kind: str
     root: str | None
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind not in DATA_KINDS
 
     def __str__(self) -> str:
         return self.kind if self.root is None else f"{self.kind}:{self.root}"
 
 
+DATA_KINDS = {"digits": None, "fashion-mnist": "data", "cifar10": "data", "cifar100": "data", "imagefolder": ""}
+"""Kind -> where its files lie when the spec does not say: None for nowhere, empty for no default."""
+
+
 def parse_data(text: str) -> DataSpec:
-    """Read `digits` or `fashion-mnist[:ROOT]` (ROOT is ./data when left out).
+    """Read `digits`, `fashion-mnist[:ROOT]`, `cifar10[:ROOT]`, `cifar100[:ROOT]` (ROOT is ./data when left out),
+    `imagefolder:ROOT` or `FILE.py:CALLABLE`.
 
     Raises:
         RequestError: an unknown kind.
+        InputError: FILE.py is missing.
     """
     kind, _, root = text.partition(":")
-    if kind == "digits" and not root:
-        return DataSpec(kind, None)
-    if kind == "fashion-mnist":
-        return DataSpec(kind, root or "data")
-    raise RequestError(f"--data {text}: unknown; write digits or fashion-mnist:ROOT")
+    if kind in DATA_KINDS:
+        default = DATA_KINDS[kind]
+        if default is None and not root:
+            return DataSpec(kind, None)
+        if default is not None and (root or default):
+            return DataSpec(kind, root or default)
+    source, colon, name = text.rpartition(":")
+    if colon and name and source.endswith(".py"):
+        if not Path(source).is_file():
+            raise InputError(f"{source} is not a file; it should define {name}")
+        return DataSpec(source, name)
+    raise RequestError(
+        f"--data {text}: unknown; write digits, fashion-mnist:ROOT, cifar10:ROOT, cifar100:ROOT, imagefolder:ROOT or"
+        " FILE.py:CALLABLE"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -12,6 +13,8 @@ from greg_compress.sources.specs import Architecture
 
 FORMAT = "greg-state"
 VERSION = 2
+MOST_INPUT = 2**28
+"""Elements of one sample: 1 GiB in float32."""
 STAGES = ("dense", "regularized", "pruned", "finetuned")
 
 
@@ -94,7 +97,7 @@ def from_dict(data: Any, path: str) -> State:
         fields["architecture"].check()
         fields["input_shapes"] = tuple(tuple(int(size) for size in shape) for shape in data["input_shapes"])
         sizes = [size for shape in fields["input_shapes"] for size in shape]
-        if not sizes or not all(0 < size < 2**20 for size in sizes):
+        if not sizes or not all(0 < size < 2**20 for size in sizes) or math.prod(sizes) > MOST_INPUT:
             raise ValueError("impossible input shape")
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged: {error}") from error

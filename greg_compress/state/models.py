@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import InputError, RequestError, input_fault
-from greg_compress.sources import models
-from greg_compress.sources.specs import Architecture, is_architecture, parse_architecture
-from greg_compress.state import files
+from greg_compress.options import ModelOptions
+from greg_compress.reporting import Reporter
+from greg_compress.sources import models, user_files
+from greg_compress.sources.normalization import Normalization
+from greg_compress.sources.specs import PICKLE, Architecture, is_architecture, parse_architecture
+from greg_compress.sources.torchvision_models import preprocessing
+from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.surgery.cut import Form, reshape
+from greg_compress.tensor_files.plain_pickle import Inert
+from greg_compress.tensor_files.reader import read
+from greg_compress.tensor_files.state_dicts import unwrapped
+from greg_compress.whole_files import require_file
 
 
 @dataclass
@@ -23,46 +33,125 @@ class Opened:
     model: nn.Module
     state: State
     digest: str | None
-    """SHA-256 of the state file; None for a network fresh from its factory."""
+    """SHA-256 of the file; None for a network fresh from its factory."""
 
     @property
     def untrained(self) -> bool:
         return not self.state.history
 
 
-def open_model(
-    text: str, named: Architecture | None = None, input_shapes: tuple[tuple[int, ...], ...] | None = None
-) -> Opened:
-    """Open a MODEL: a state file, or an architecture spec (freshly initialised).
-
-    Args:
-        named: `--arch` of this command, which may run its FILE.py.
-        input_shapes: every `--input-shape` of this command.
+def open_model(options: ModelOptions, ui: Reporter | None = None) -> Opened:
+    """Open a MODEL: a state file, a weights file with `--arch`, a pickled network, or an architecture spec.
 
     Raises:
         InputError: the file cannot be used.
         RequestError: the input shape is not known, or contradicts the state's.
     """
+    ui = ui or Reporter()
+    opened = _opened(options, ui)
+    if opened.untrained:
+        ui.warn(f"{options.model} has no trained weights")
+    return opened
+
+
+def open_beside(text: str, model: ModelOptions) -> Opened:
+    """Open a second network of a command (a baseline, a teacher), which may need what the command says of MODEL."""
     if is_architecture(text):
-        kwargs = {} if named is None else named.kwargs
-        return fresh(Architecture(parse_architecture(text).spec, kwargs), input_shapes)
-    state, digest = files.load(Path(text))
+        return open_model(ModelOptions(text, parse_architecture(text), download=model.download))
+    try:
+        return open_model(ModelOptions(text))
+    except InputError:
+        if is_architecture(model.model) or not (model.arch or model.allow_pickle):
+            raise
+        return open_model(replace(model, model=text))
+
+
+def _opened(options: ModelOptions, ui: Reporter) -> Opened:
+    if is_architecture(options.model):
+        assert options.arch is not None
+        return fresh(options.arch, options)
+    path = Path(options.model)
+    require_file(path)
+    data, digest = read(path)
+    if files.is_state(data):
+        return _from_state(files.state_of(data, path), digest, options)
+    if isinstance(data, Inert):
+        return _from_pickle(path, data, digest, options, ui)
+    if options.arch is None:
+        raise InputError(f"{path} is not a greg state file; if it holds weights, name their network with --arch SPEC")
+    return _from_weights(data, digest, options, ui)
+
+
+def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
+    text = options.model
     if state.run is not None:
         raise InputError(f"{text} is unfinished work; repeat the command that began it with --resume")
-    if input_shapes not in (None, state.input_shapes):
+    if options.arch is not None and options.arch.kwargs:
+        raise RequestError(f"--arch-arg would have no effect: {text} records its own")
+    if options.allow_pickle and state.architecture.source != PICKLE:
+        raise RequestError(f"--allow-pickle would have no effect: {text} needs none")
+    if options.input_shapes not in (None, state.input_shapes):
         made_for = " and ".join(map(_shape, state.input_shapes))
         raise RequestError(f"--input-shape contradicts {text}, which was made for {made_for}")
     with input_fault(f"{text} is damaged"):
-        return Opened(network(state, named, text), state, digest)
+        return Opened(network(state, options, text), state, digest)
 
 
-def fresh(architecture: Architecture, input_shapes: tuple[tuple[int, ...], ...] | None) -> Opened:
-    """A freshly initialised network and its (dense) state."""
-    model, recorded = models.build(architecture)
-    shapes = input_shapes or models.default_input_shapes(recorded, model)
+def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter) -> Opened:
+    """Put the weights of a file into the network that `--arch` names."""
+    assert options.arch is not None
+    if options.allow_pickle:
+        raise RequestError(f"--allow-pickle would have no effect: {options.model} is read without running anything")
+    opened = fresh(options.arch, options)
+    try:
+        weights, said = unwrapped(data, opened.state.weights.keys())
+    except InputError as error:
+        raise InputError(f"{options.model}: {error}") from error
+    if said:
+        ui.note(f"{options.model}: took {', '.join(said)}")
+    load_weights(opened.model, weights, options.model, options.arch.spec)
+    opened.state.weights = weights_of(opened.model)
+    opened.state.history = [history.entry("open", {"arch": options.arch.spec}, {}, model=options.model, digest=digest)]
+    opened.digest = digest
+    return opened
+
+
+def _from_pickle(path: Path, data: Inert, digest: str, options: ModelOptions, ui: Reporter) -> Opened:
+    """Unpickle a whole network, if the user says so."""
+    if not options.allow_pickle:
+        raise InputError(
+            f"{path} is a pickled {data.kind}; nothing in it was run. Opening it runs code: add --allow-pickle if you"
+            " trust it, or save its state_dict() and name the network with --arch"
+        )
+    if options.arch is not None:
+        raise RequestError(f"--arch would have no effect: {path} is a whole network")
+    ui.warn(f"{path} is a pickle: opening it runs whatever code it holds")
+    model = models.unpickled(user_files.contents(path), str(path))
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{path} holds a {type(model).__name__}, not a torch.nn.Module")
+    opened = _dense(model, Architecture(f"{PICKLE}:{path}", sha256=digest), options)
+    opened.state.history = [history.entry("open", {}, {}, model=str(path), digest=digest)]
+    opened.digest = digest
+    return opened
+
+
+def fresh(architecture: Architecture, options: ModelOptions) -> Opened:
+    """A network as its factory makes it, and its (dense) state."""
+    model, recorded = models.build(architecture, options.download)
+    opened = _dense(model, recorded, options)
+    if (trained := preprocessing(recorded) if recorded.has_weights else None) is not None:
+        transforms, opened.state.classes = trained
+        normalization = Normalization(1 / 255, tuple(transforms.mean), tuple(transforms.std))
+        opened.state.normalization = normalization.to_json()
+        opened.state.history = [history.entry("open", {"arch": recorded.spec}, {}, model=recorded.spec)]
+    return opened
+
+
+def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions) -> Opened:
+    shapes = options.input_shapes or models.default_input_shapes(recorded, model)
     if shapes is None:
-        raise RequestError(f"{architecture.spec} does not say what input it takes; add --input-shape C,H,W")
-    with input_fault(f"{architecture.spec} makes a network that cannot be saved"):
+        raise RequestError(f"{options.model} does not say what input it takes; add --input-shape C,H,W")
+    with input_fault(f"{recorded.spec} makes a network that cannot be saved"):
         return Opened(model.eval(), State("dense", recorded, shapes, weights_of(model)), None)
 
 
@@ -75,13 +164,15 @@ def weights_of(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def network(state: State, named: Architecture | None, path: str) -> nn.Module:
+def network(state: State, options: ModelOptions, path: str) -> nn.Module:
     """Rebuild a state's network, in eval mode: factory, recorded shapes, memory format, weights.
 
     Raises:
         InputError: a tensor is missing, surplus or misshapen, or a recorded shape fits nothing.
     """
-    model = models.rebuild(state.architecture, named)
+    named = options.arch if not is_architecture(options.model) else None
+    nbytes = sum(tensor.nbytes for tensor in state.weights.values())
+    model = models.rebuild(state.architecture, named, options.allow_pickle, nbytes)
     try:
         reshape(model, Form(state.shapes, state.groups))
     except (ValueError, TypeError) as error:
@@ -90,21 +181,31 @@ def network(state: State, named: Architecture | None, path: str) -> nn.Module:
     if not isinstance(memory_format, torch.memory_format):
         raise InputError(f"{path} is damaged: unknown memory format {state.memory_format!r}")
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    load_weights(model, state.weights, path, state.architecture.spec)
+    return model.eval()
+
+
+def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str, spec: str) -> None:
+    """Load weights strictly.
+
+    Raises:
+        InputError: a tensor is missing, surplus, misshapen or of another type; it is named.
+    """
     expected = model.state_dict()
     for problem, names in (
-        ("lacks", expected.keys() - state.weights.keys()),
-        ("has a surplus", state.weights.keys() - expected.keys()),
+        ("lacks", expected.keys() - weights.keys()),
+        ("has a surplus", weights.keys() - expected.keys()),
     ):
         if names:
-            raise InputError(f"{path} {problem} {sorted(names)[0]}: it does not fit {state.architecture.spec}")
-    for name, tensor in state.weights.items():
-        if tensor.shape != expected[name].shape or tensor.dtype != expected[name].dtype:
+            raise InputError(f"{path} {problem} {min(names)}: it does not fit {spec}")
+    for name, wanted in expected.items():
+        given = weights[name]
+        if given.shape != wanted.shape or given.dtype != wanted.dtype:
             raise InputError(
-                f"{path}: {name} is {_shape(tensor.shape)} {tensor.dtype}, but the network wants"
-                f" {_shape(expected[name].shape)} {expected[name].dtype}"
+                f"{path}: {name} is {_shape(given.shape)} {given.dtype}, but the network wants"
+                f" {_shape(wanted.shape)} {wanted.dtype}"
             )
-    model.load_state_dict(state.weights)
-    return model.eval()
+    model.load_state_dict(weights)
 
 
 def _shape(shape: tuple[int, ...]) -> str:

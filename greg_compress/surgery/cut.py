@@ -72,10 +72,14 @@ def reshape(model: nn.Module, form: Form) -> None:
         ValueError: a tensor that is not there, or a shape that no cut of it can have.
     """
     tensors = dict(named_tensors(model))
+    kernels = {f"{path}.weight": m.kernel_size for path, m in model.named_modules() if isinstance(m, _ConvNd)}
     for name, shape in form.shapes.items():
         sizes = tensors[name].shape if name in tensors else ()
-        if len(shape) != len(sizes) or not all(
-            type(new) is int and 0 < new <= old for new, old in zip(shape, sizes, strict=True)
+        kernel = kernels.get(name, ())
+        if (
+            len(shape) != len(sizes)
+            or not all(type(new) is int and 0 < new <= old for new, old in zip(shape, sizes, strict=True))
+            or (kernel and tuple(shape[2:]) != kernel)
         ):
             raise ValueError(f"{name} cannot have been cut to {'x'.join(map(str, shape))}")
     for name, groups in form.groups.items():

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import GregError, RequestError, input_fault
-from greg_compress.sources.data import Normalization, Part
-
-BATCH = 500
+from greg_compress.sources.normalization import Normalization
+from greg_compress.sources.samples import Samples
 
 
 @dataclass(frozen=True)
@@ -38,10 +37,16 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     return output
 
 
+def require_label(largest: int, output: Tensor) -> None:
+    """Raise RequestError where the largest label of a batch has no logit."""
+    if largest >= output.shape[1]:
+        raise RequestError(f"an image has label {largest}, but the network has {output.shape[1]} outputs")
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module,
-    part: Part,
+    samples: Samples,
     normalization: Normalization,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
@@ -55,9 +60,10 @@ def evaluate(
     model.eval()
     top1 = top5 = 0
     loss = 0.0
-    for images, labels in zip(part.images.split(BATCH), part.labels.split(BATCH), strict=True):
+    for images, labels in samples.batches(torch.arange(len(samples)), samples.at_once):
         check()
         output = logits(model, normalization(images.to(device))).float()
+        require_label(int(labels.max()), output)
         labels = labels.to(device)
         ranked = output.topk(min(5, output.shape[1]), dim=1).indices
         hits = ranked == labels[:, None]
@@ -67,4 +73,4 @@ def evaluate(
     model.train(was_training)
     if not loss < float("inf"):
         raise GregError("the network's outputs are not finite (NaN or infinity)")
-    return Accuracy(100 * top1 / len(part), 100 * top5 / len(part), loss / len(part), len(part))
+    return Accuracy(100 * top1 / len(samples), 100 * top5 / len(samples), loss / len(samples), len(samples))

@@ -1,4 +1,4 @@
-"""The one training loop: SGD on cross entropy, a position at a time.
+"""The one training loop: SGD on an objective, a position at a time.
 
 It knows nothing of pruning: a regularizer may add to the gradients between backward and step. It knows
 nothing of files either: it is an iterator, and whoever drives it saves between two steps.
@@ -17,8 +17,9 @@ from greg_compress.errors import GregError
 from greg_compress.options import Precision
 from greg_compress.reporting import Progress
 from greg_compress.training.batches import Batches
-from greg_compress.training.evaluation import logits
+from greg_compress.training.evaluation import logits, require_label
 from greg_compress.training.numerics import autocast
+from greg_compress.training.objective import Objective, cross_entropy
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
 
@@ -73,6 +74,7 @@ class Loop:
         settings: Settings,
         regularizer: Regularizer | None = None,
         validate: Callable[[], float] | None = None,
+        objective: Objective = cross_entropy,
     ) -> None:
         self.model = model
         self.batches = batches
@@ -80,6 +82,7 @@ class Loop:
         self.settings = settings
         self.regularizer = regularizer
         self.validate = validate
+        self.objective = objective
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=schedule.lr,
@@ -88,6 +91,8 @@ class Loop:
         )
         self.iteration = 0
         self.log: list[dict[str, float]] = []
+        self._unchecked: list[Tensor] = []
+        """Losses of the last iterations, which nobody has looked at yet."""
         self._begin_epoch()
         # Only the network's own dropout draws from this stream; everything else depends on the position.
         torch.manual_seed(generator(settings.seed, "dropout").initial_seed())
@@ -100,21 +105,22 @@ class Loop:
 
     def __iter__(self) -> Iterator[int]:
         self.model.train()
-        order, order_epoch = None, -1
         while not self.done:
-            epoch, index = divmod(self.iteration, len(self.batches))
-            if order is None or epoch != order_epoch:
-                order, order_epoch = self.batches.order(epoch), epoch
-            self._step(*self.batches.batch(order, epoch, index))
-            self.iteration += 1
-            if self.iteration % CHECK_EVERY == 0 or self.done:
-                self.require_finite()
-            if self.iteration % len(self.batches) == 0 or self.done:
-                self._end_epoch(epoch)
-            yield self.iteration
+            epoch, first = divmod(self.iteration, len(self.batches))
+            for images, labels in self.batches.epoch(epoch, first):
+                self._step(images, labels)
+                self.iteration += 1
+                if self.iteration % CHECK_EVERY == 0 or self.done:
+                    self.require_finite()
+                if self.iteration % len(self.batches) == 0 or self.done:
+                    self._end_epoch(epoch)
+                yield self.iteration
+                if self.done:
+                    return
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
         device = self.settings.device
+        most = int(labels.max())
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
@@ -122,12 +128,14 @@ class Loop:
         with autocast(self.settings.precision, device):
             output = logits(self.model, images)
         output = output.float()
-        loss = nn.functional.cross_entropy(output, labels)
+        require_label(most, output)
+        loss = self.objective(images, output, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         if self.regularizer is not None:
             self.regularizer.add_gradients()
         self.optimizer.step()
+        self._unchecked.append(loss.detach())
         self._loss += loss.detach().double() * len(labels)
         self._hits += (output.detach().argmax(1) == labels).sum()
         self._seen += len(labels)
@@ -149,8 +157,11 @@ class Loop:
 
     def require_finite(self) -> None:
         """Raise GregError when the loss has become NaN or infinite."""
-        if not bool(torch.isfinite(self._loss)):
-            raise GregError(f"the loss is not finite at iteration {self.iteration}; lower --lr")
+        losses, self._unchecked = self._unchecked, []
+        wrong = torch.stack(losses).isfinite().logical_not().nonzero() if losses else torch.empty(0)
+        if len(wrong):
+            iteration = self.iteration - len(losses) + 1 + int(wrong[0])
+            raise GregError(f"the loss is not finite at iteration {iteration}; lower --lr")
 
     def progress(self) -> Progress:
         """Where the run stands (waits for the device)."""
@@ -189,7 +200,7 @@ class Loop:
         if not 0 <= state["iteration"] <= self.schedule.total:
             raise ValueError(f"iteration {state['iteration']} of {self.schedule.total}")
         self.iteration = state["iteration"]
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         if self.regularizer is not None:
             self.regularizer.load_state_dict(state["regularizer"])
         device = self.settings.device
@@ -200,6 +211,13 @@ class Loop:
         torch.set_rng_state(state["random"]["cpu"])
         if self._on_cuda and state["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.settings.device)
+
+    def _load_optimizer(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state)
+        for parameter, own in self.optimizer.state.items():
+            momentum = own.get("momentum_buffer")
+            if momentum is not None and momentum.shape != parameter.shape:
+                raise ValueError("a momentum of another shape than its parameter")
 
     @property
     def _on_cuda(self) -> bool:

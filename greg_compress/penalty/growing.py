@@ -1,0 +1,141 @@
+"""The state machine of GReg-1 and GReg-2. Handed to the training loop as its regularizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from greg_compress.penalty.schedule import GrowthSchedule
+from greg_compress.penalty.targets import Aim
+
+RATIO_DECAY = 0.9
+
+
+class Picks(Protocol):
+    """Which units go, as plain data that can be saved."""
+
+    def to_json(self) -> dict[str, Any]: ...
+
+
+class GrowingPenalty:
+    """Parts: *growing* (GReg-2 alone: on all units, until tau'), *pushing* the picked until tau, *stabilizing*.
+
+    Args:
+        aim: what is pulled at from the first iteration on.
+        pick: for GReg-2: called once lambda has passed tau'; it decides which units go, or repeats a decision that
+            was saved, and says what is pulled at from then on.
+    """
+
+    def __init__(
+        self,
+        schedule: GrowthSchedule,
+        aim: Aim,
+        pick: Callable[[dict[str, Any] | None], tuple[Picks, Aim]] | None = None,
+    ) -> None:
+        if (pick is None) != (schedule.picking is None):
+            raise ValueError("a schedule with picking needs something that picks, and no other does")
+        self.schedule = schedule
+        self._aim = aim
+        self._pick = pick
+        self._iteration = 0
+        self._growths = 0
+        self._updates = 0
+        self._stabilizing_since: int | None = None
+        self._picks: dict[str, Any] | None = None
+        self._ratios: Tensor | None = None
+
+    @property
+    def strength(self) -> float:
+        """lambda of the picked units; before GReg-2 has picked, of all."""
+        grown = self._growths * self.schedule.picking.delta if self.schedule.picking else 0.0
+        return grown + self._updates * self.schedule.delta
+
+    @property
+    def phase(self) -> str:
+        if self._pick is not None and self._picks is None:
+            return "growing"
+        return "pushing" if self._stabilizing_since is None else "stabilizing"
+
+    @property
+    def finished(self) -> bool:
+        since = self._stabilizing_since
+        return since is not None and self._iteration - since >= self.schedule.stabilize
+
+    @property
+    def picks(self) -> dict[str, Any] | None:
+        """GReg-2's own decision, as JSON values; None before it is made, and for GReg-1."""
+        return self._picks
+
+    def add_gradients(self) -> None:
+        """Grow lambda if it is due, and add lambda * w to the gradients of the units."""
+        if self._stabilizing_since is None and self._iteration % self.schedule.update_every == 0:
+            self._update()
+        recover = self.schedule.picking.recover if self.schedule.picking else 0.0
+        for target in self._aim.targets:
+            gradient, weight = target.parameter.grad, target.parameter.detach()
+            if gradient is not None:
+                gradient.addcmul_(weight, target.picked, value=self.strength)
+                if target.kept is not None:
+                    gradient.addcmul_(weight, target.kept, value=recover)
+        self._iteration += 1
+        if self._stabilizing_since is None and self._pushed_enough():
+            self._stabilizing_since = self._iteration
+
+    def _update(self) -> None:
+        """Lines 6 to 11 of Algorithm 1."""
+        if self.schedule.picking is not None and self._picks is None:
+            if self._growths < self.schedule.picking.updates:
+                self._growths += 1
+                return
+            self._decide(None)
+        self._updates += 1
+        self._measure()
+
+    def _decide(self, saved: dict[str, Any] | None) -> None:
+        assert self._pick is not None
+        picks, self._aim = self._pick(saved)
+        self._picks = picks.to_json()
+
+    def _pushed_enough(self) -> bool:
+        if self._updates >= self.schedule.updates:
+            return True
+        limit = self.schedule.stop_ratio
+        return limit is not None and self._ratios is not None and bool((self._ratios >= limit).all())
+
+    def _measure(self) -> None:
+        if self._aim.gauges:
+            now = torch.stack([gauge.ratio() for gauge in self._aim.gauges])
+            old = now if self._ratios is None else self._ratios
+            self._ratios = RATIO_DECAY * old + (1 - RATIO_DECAY) * now
+
+    def status(self) -> dict[str, float]:
+        measured = {} if self._ratios is None else {"weakest_ratio": float(self._ratios.min())}
+        return {"lambda": self.strength, **measured}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "iteration": self._iteration,
+            "growths": self._growths,
+            "updates": self._updates,
+            "stabilizing_since": self._stabilizing_since,
+            "picks": self._picks,
+            "ratios": self._ratios,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`.
+
+        Raises:
+            ValueError: it holds other gauges, or counts that this schedule does not reach.
+        """
+        if state["picks"] is not None:
+            self._decide(state["picks"])
+        self._iteration, self._growths, self._updates = state["iteration"], state["growths"], state["updates"]
+        self._stabilizing_since = state["stabilizing_since"]
+        ratios, gauges = state["ratios"], self._aim.gauges
+        if ratios is not None and tuple(ratios.shape) != (len(gauges),):
+            raise ValueError(f"{len(gauges)} groups, but {tuple(ratios.shape)} moving ratios")
+        self._ratios = None if ratios is None else ratios.to(gauges[0].weight.device)

@@ -1,0 +1,102 @@
+"""How lambda grows, in counts of updates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TypeVar
+
+from greg_compress.errors import RequestError
+from greg_compress.options import Method, PenaltyOptions
+from greg_compress.penalty.presets import PRESETS
+
+T = TypeVar("T")
+
+QUICK_EPOCHS, QUICK_LEAST, QUICK_MOST = 6, 300, 3000
+GROWING_SHARE = 10
+"""Of the iterations that reach tau, GReg-2 spends one in so many on reaching tau' (the paper: 1,001 of 10,900)."""
+
+
+@dataclass(frozen=True)
+class Picking:
+    """GReg-2's first part: tau' and its delta of Algorithm 1, and lambda of the kept units afterwards."""
+
+    ceiling: float
+    delta: float
+    recover: float
+
+    @property
+    def updates(self) -> int:
+        """The first count k with k * delta > ceiling, on the decimal literals."""
+        return _first_above(Decimal(str(self.ceiling)), Decimal(str(self.delta)))
+
+
+@dataclass(frozen=True)
+class GrowthSchedule:
+    """How the penalty grows: tau, delta, K_u and K_s of Algorithm 1."""
+
+    ceiling: float
+    delta: float
+    update_every: int
+    stabilize: int
+    stop_ratio: float | None = None
+    picking: Picking | None = None
+    """For GReg-2."""
+
+    @property
+    def updates(self) -> int:
+        """Updates by `delta` until lambda passes the ceiling: 10,001 for tau = 1 and delta = 1e-4."""
+        grown = Decimal(0)
+        if self.picking is not None:
+            grown = self.picking.updates * Decimal(str(self.picking.delta))
+        return max(1, _first_above(Decimal(str(self.ceiling)) - grown, Decimal(str(self.delta))))
+
+    @property
+    def iterations(self) -> int:
+        """Of the whole phase, unless it stops early. The first update is at iteration 0."""
+        updates = self.updates + (self.picking.updates if self.picking else 0)
+        return (updates - 1) * self.update_every + 1 + self.stabilize
+
+
+def _first_above(ceiling: Decimal, delta: Decimal) -> int:
+    return int(ceiling // delta) + 1
+
+
+def resolve_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float) -> GrowthSchedule:
+    """Fill in what the options leave to the preset.
+
+    `quick` reaches its ceiling in 6 epochs, but at least 300 and at most 3,000 iterations, and stabilizes
+    for a tenth of that.
+
+    Args:
+        weight_decay: gamma; kept units recover with its negative unless the options say otherwise.
+
+    Raises:
+        RequestError: tau' is not below tau.
+    """
+    preset = PRESETS[options.preset]
+    ceiling = _or(options.ceiling, preset.ceiling)
+    every = _or(options.update_every, preset.update_every)
+    push = min(QUICK_MOST, max(QUICK_LEAST, QUICK_EPOCHS * steps_per_epoch))
+    picking = None
+    if options.method is Method.GREG_2:
+        # A ceiling of the user's own keeps the preset's proportion.
+        pick_ceiling = _or(options.pick_ceiling, preset.pick_ceiling * ceiling / preset.ceiling)
+        if not pick_ceiling < ceiling:
+            raise RequestError(f"--pick-ceiling {pick_ceiling:g} must be below --ceiling {ceiling:g}")
+        grow = push // GROWING_SHARE
+        pick_delta = _or(options.pick_delta, preset.pick_delta) or _rounded(pick_ceiling * every / grow)
+        picking = Picking(pick_ceiling, pick_delta, _or(_or(options.recover, preset.recover), -weight_decay))
+        push -= grow
+    delta = _or(options.delta, preset.delta) or _rounded(ceiling * every / push)
+    stabilize = _or(_or(options.stabilize, preset.stabilize), push // 10)
+    schedule = GrowthSchedule(ceiling, delta, every, stabilize, _or(options.stop_ratio, preset.stop_ratio))
+    return replace(schedule, picking=picking)
+
+
+def _or(given: T | None, otherwise: T) -> T:
+    return otherwise if given is None else given
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,107 @@
+"""What the penalty pulls at, and where it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from greg_compress.options import Penalize
+from greg_compress.selection.plan import Plan
+from greg_compress.wiring.groups import Wiring, filter_sizes, unit_rows
+
+SMALLEST = 1e-12
+"""The picked filters' mean magnitude is clamped to this, so that a ratio stays a number."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A parameter with masks of its rows (1 or 0, broadcastable): which are driven down, which recover."""
+
+    parameter: nn.Parameter
+    picked: Tensor
+    kept: Tensor | None = None
+    """None where nothing recovers: in GReg-1, and before GReg-2 has picked."""
+
+
+@dataclass(frozen=True)
+class Gauge:
+    """A group's first source, in which kept and picked filters are compared."""
+
+    weight: nn.Parameter
+    kept: Tensor
+    picked: Tensor
+    makes: int = 0
+    """The dimension of the weight that holds its filters."""
+
+    def ratio(self) -> Tensor:
+        """Mean |w| of the kept filters over that of the picked ones (a scalar tensor)."""
+        sizes = filter_sizes(self.weight.detach(), self.makes)
+        return sizes[self.kept].mean() / sizes[self.picked].mean().clamp(min=SMALLEST)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Everything that the penalty pulls at, and the gauges of how far it got."""
+
+    targets: Sequence[Target]
+    gauges: Sequence[Gauge] = ()
+
+
+class Units:
+    """The penalised parameters of one network: what belongs to which unit."""
+
+    def __init__(self, model: nn.Module, wiring: Wiring, penalize: Penalize) -> None:
+        self._model = model
+        self._wiring = wiring
+        modules = dict(model.named_modules())
+        self._rows: list[tuple[nn.Parameter, int, Tensor]] = []
+        for name, parameter in model.named_parameters():
+            owner, _, leaf = name.rpartition(".")
+            is_filter = name in wiring.trace.layers
+            follows = leaf == "bias" or isinstance(modules[owner], _BatchNorm)
+            if is_filter or (penalize is Penalize.UNIT and follows):
+                self._rows.append((parameter, *(wiring.filters(name) if is_filter else (0, wiring.classes[name][0]))))
+
+    def all_of(self, plan: Plan) -> Aim:
+        """Every unit of every group that the plan shrinks, as before GReg-2's picking."""
+        return Aim(self._targets(plan.units(self._wiring), None))
+
+    def picked_by(self, plan: Plan, recover: bool) -> Aim:
+        """The units that the plan removes; with `recover` those that it keeps in the same groups, too."""
+        removed = plan.removed_units(self._wiring)
+        units = plan.units(self._wiring)
+        kept = units[~torch.isin(units, removed)] if recover else None
+        return Aim(self._targets(removed, kept), self._gauges(plan, removed))
+
+    def _targets(self, picked: Tensor, kept: Tensor | None) -> list[Target]:
+        found = []
+        for parameter, dim, units in self._rows:
+            down = torch.isin(units, picked)
+            up = None if kept is None else torch.isin(units, kept)
+            if down.any() or (up is not None and up.any()):
+                shape = [-1 if at == dim else 1 for at in range(parameter.dim())]
+                recovering = None if up is None else _mask(up, parameter, shape)
+                found.append(Target(parameter, _mask(down, parameter, shape), recovering))
+        return found
+
+    def _gauges(self, plan: Plan, removed: Tensor) -> list[Gauge]:
+        """One gauge for each group that loses units."""
+        found = []
+        for group in self._wiring.groups:
+            if group.name not in plan.shares:
+                continue
+            source = group.sources[0]
+            weight = self._model.get_parameter(source)
+            makes, units = self._wiring.filters(source)
+            picked, mine = torch.isin(units, removed), unit_rows(group, units) >= 0
+            kept, gone = ((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked))
+            found.append(Gauge(weight, kept, gone, makes))
+        return found
+
+
+def _mask(rows: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
+    return rows.to(like.device, like.dtype).view(shape)

@@ -1,0 +1,115 @@
+"""Data sets whose images are read one by one: folders of photographs, and a user's own datasets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+from torchvision.transforms.functional import pil_to_tensor
+
+from greg_compress.errors import InputError, RequestError, first_line, input_fault
+from greg_compress.sources import user_files
+from greg_compress.sources.data import Dataset, Shape
+from greg_compress.sources.normalization import Normalization
+from greg_compress.sources.samples import Items, Samples, default_workers
+from greg_compress.sources.specs import DataSpec
+
+IMAGENET = {
+    3: Normalization(1 / 255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    1: Normalization(1 / 255, (0.449,), (0.226,)),
+}
+"""By channels; that of grey images is the mean of the colours'."""
+CENTRE = 0.875
+"""Share of a test image's shorter side that is kept: 224 of 256."""
+
+
+def image_folder(spec: DataSpec, workers: int | None) -> Dataset:
+    """ROOT/train/CLASS/IMAGE and ROOT/val/CLASS/IMAGE, with the augmentation of ImageNet (He et al., 2016).
+
+    Raises:
+        InputError: a folder is missing or empty, or the two name other classes.
+    """
+    train, val = (_folder(Path(str(spec.root), name)) for name in ("train", "val"))
+    if train.classes != val.classes:
+        other = sorted(set(train.classes) ^ set(val.classes))[0]
+        raise InputError(f"{spec}: class {other!r} stands in one of train and val only")
+    reading = default_workers() if workers is None else workers
+
+    def fitted(shape: Shape) -> tuple[Samples, Samples, Normalization]:
+        """Photographs as the network takes them."""
+        if len(shape) != 3 or shape[0] not in IMAGENET:
+            wanted = "x".join(map(str, shape))
+            raise RequestError(f"{spec} gives images of 1 or 3 channels, but the network takes {wanted}")
+        return _images(train, shape, reading), _images(val, shape, reading), IMAGENET[shape[0]]
+
+    return Dataset(str(spec), len(train.classes), *fitted((3, 224, 224)), None, fitted)
+
+
+def _folder(path: Path) -> ImageFolder:
+    try:
+        return ImageFolder(str(path))
+    except OSError as error:
+        raise InputError(f"imagefolder: {path} cannot be used ({first_line(error)})") from error
+
+
+def _images(folder: ImageFolder, shape: Shape, workers: int) -> Items:
+    """uint8 images (C, H, W): a random part and its mirror image for training, the centre for testing."""
+    channels, *size = shape
+    training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
+    centre = v2.Compose([v2.Resize(round(max(size) / CENTRE)), v2.CenterCrop(size)])
+
+    def read(index: int, train: bool) -> tuple[Tensor, int]:
+        path, label = folder.samples[index]
+        with Image.open(path) as image:
+            whole = image.convert("RGB" if channels == 3 else "L")
+        return pil_to_tensor((training if train else centre)(whole)), label
+
+    return Items(read, lambda index: folder.samples[index][0], torch.arange(len(folder)), workers)
+
+
+def from_callable(spec: DataSpec, workers: int | None) -> Dataset:
+    """FILE.py:CALLABLE, which returns (train, test): two datasets with a length and items (image, label).
+
+    Images are tensors (C, H, W) of one shape: floating-point as the network reads them, or uint8, which are divided
+    by 255. How many classes there are, an attribute `classes` of the first dataset says. What it augments, it does
+    in its items; in training they draw from torch's and Python's generators, seeded for each image and epoch.
+
+    Raises:
+        InputError: FILE.py breaks, or returns something else.
+    """
+    path = Path(spec.kind)
+    make = user_files.defined(path, user_files.contents(path), str(spec.root))
+    with input_fault(f"{spec} cannot be built"):
+        train, test = make()
+        lengths = [len(train), len(test)]
+    if not lengths[0]:
+        raise InputError(f"{spec} holds no training images")
+    reading = default_workers() if workers is None else workers
+    parts = [
+        Items(partial(_item, dataset), _numbered(spec, name), torch.arange(length), reading)
+        for dataset, name, length in zip((train, test), ("training", "test"), lengths, strict=True)
+    ]
+    first = replace(parts[0], indices=torch.arange(1), workers=0)
+    ((image, _),) = first.batches(torch.arange(1), 1)
+    shape = tuple(image.shape[1:])
+    scale = 1.0 if image.is_floating_point() else 1 / 255
+    normalization = Normalization(scale, (0.0,) * shape[0], (1.0,) * shape[0])
+    classes = getattr(train, "classes", None)
+    return Dataset(str(spec), None if classes is None else len(classes), parts[0], parts[1], normalization, shape)
+
+
+def _item(dataset: Any, index: int, _train: bool) -> tuple[Tensor, int]:
+    image, label = dataset[index]
+    return image, label
+
+
+def _numbered(spec: DataSpec, name: str) -> Callable[[int], str]:
+    return lambda index: f"{name} image {index} of {spec}"

@@ -1,0 +1,177 @@
+"""Images with labels, in memory or read one by one, and the batches that they come in.
+
+Randomness is a function of the position: whoever asks for augmented batches hands in `draw`, which gives the
+random generator of a position. In memory one generator serves a batch, else one serves an image, so that the
+number of worker processes changes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from greg_compress.errors import GregError, InputError, first_line
+
+LONGEST_WAIT = 600
+"""Seconds for one batch; a worker without shared memory waits for ever and says nothing."""
+Batch = tuple[Tensor, Tensor]
+"""Images (N, C, H, W), uint8 or floating-point, and labels int64 (N,)."""
+Draw = Callable[[int], torch.Generator]
+
+
+class Samples(Protocol):
+    """Images with labels."""
+
+    at_once: ClassVar[int]
+    """How many are evaluated in one batch: photographs take a thousand times the memory of digits."""
+
+    def __len__(self) -> int: ...
+
+    def select(self, indices: Tensor) -> Samples: ...
+
+    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
+        """Batches of `size` images in `order`, from batch `first` on; augmented if `draw` is given."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Images in memory, uint8 of shape (N, C, H, W), and labels, int64 of shape (N,)."""
+
+    at_once: ClassVar[int] = 500
+    images: Tensor
+    labels: Tensor
+    padding: int = 0
+    """Pixels of zero padding around a training image before a random crop of the old size."""
+    flips: bool = False
+    """Whether a mirrored image still shows its class."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, indices: Tensor) -> Part:
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
+        for index, chosen in enumerate(order[first * size :].split(size), start=first):
+            images = self.images[chosen]
+            if draw is not None:
+                images = augment(images, self.padding, self.flips, draw(index))
+            yield images, self.labels[chosen]
+
+
+def augment(images: Tensor, padding: int, flips: bool, random: torch.Generator) -> Tensor:
+    """Pad with zeros, crop at random to the old size and mirror half of the images, (N, C, H, W)."""
+    count, _, height, width = images.shape
+    top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random)
+    rows = top + torch.arange(height)
+    columns = left + torch.arange(width)
+    if flips:
+        mirrored = torch.rand(count, 1, generator=random) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    sample = torch.arange(count)[:, None, None]
+    # Indices around the channel slice put it last: (N, H, W, C), the memory of channels_last.
+    return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Items:
+    """Images that a dataset reads one by one, in worker processes.
+
+    Args:
+        read: index and whether it is for training -> image tensor (C, H, W) and label.
+        name: index -> what an error calls the image.
+        workers: processes; 0 reads in this one.
+    """
+
+    at_once: ClassVar[int] = 50
+    read: Callable[[int, bool], tuple[Tensor, int]]
+    name: Callable[[int], str]
+    indices: Tensor
+    workers: int
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def select(self, indices: Tensor) -> Items:
+        return replace(self, indices=self.indices[indices])
+
+    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
+        positions = torch.arange(first * size, len(order)).split(size)
+        chunks = [[(int(self.indices[order[at]]), int(at)) for at in chunk] for chunk in positions]
+        loader: DataLoader[Any] = DataLoader(
+            _Reader(self, draw),  # type: ignore[arg-type]
+            batch_sampler=chunks,
+            num_workers=min(self.workers, len(chunks)),
+            collate_fn=_collated,
+            worker_init_fn=_leave_signals,
+            timeout=LONGEST_WAIT if self.workers else 0,
+            multiprocessing_context="fork" if self.workers else None,  # a user's own FILE.py cannot be pickled
+        )
+        try:
+            for found in loader:
+                if isinstance(found, Unreadable):
+                    raise InputError(str(found))
+                yield found
+        except RuntimeError as error:
+            raise GregError(f"reading images failed ({first_line(error)}); try fewer --workers") from error
+
+
+class Unreadable(str):
+    """What is wrong with an image. An exception would come out of a worker with its whole traceback."""
+
+
+@dataclass(frozen=True)
+class _Reader:
+    items: Items
+    draw: Draw | None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Unreadable:
+        index, position = key
+        before = torch.get_rng_state(), random.getstate()
+        try:
+            if self.draw is not None:
+                generator = self.draw(position)
+                torch.set_rng_state(generator.get_state())  # transforms draw from the global generators
+                random.seed(generator.initial_seed())
+            image, label = self.items.read(index, self.draw is not None)
+            if not isinstance(image, Tensor) or image.dim() != 3:
+                raise TypeError(f"it is a {type(image).__name__}, not a tensor (C, H, W); add a transform")
+            return image, int(label)
+        except (Exception, SystemExit) as error:
+            return Unreadable(f"{self.items.name(index)} cannot be read ({first_line(error)})")
+        finally:
+            torch.set_rng_state(before[0])
+            random.setstate(before[1])
+
+
+def _collated(samples: Sequence[tuple[Tensor, int] | Unreadable]) -> Batch | Unreadable:
+    for sample in samples:
+        if isinstance(sample, Unreadable):
+            return sample
+    images, labels = zip(*samples, strict=True)
+    shapes = {tuple(image.shape) for image in images}
+    if len(shapes) > 1:
+        return Unreadable(f"images of different shapes stand in one data set: {' and '.join(map(str, sorted(shapes)))}")
+    return torch.stack(images), torch.tensor(labels)
+
+
+def _leave_signals(_worker: int) -> None:
+    """Ctrl-C reaches every process of a terminal; the one that trains decides what it means."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def default_workers() -> int:
+    return min(4, os.cpu_count() or 1)

@@ -1,0 +1,81 @@
+"""numpy arrays of bytes in a pickle, as the CIFAR files hold them. Nothing in it is run."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from greg_compress.errors import InputError, first_line, is_out_of_memory
+from greg_compress.tensor_files.plain_pickle import Named, PlainUnpickler
+
+MOST_BYTES, MOST_ENCODED = 2**30, 8
+
+
+@dataclass
+class _Array:
+    """An array of uint8 that waits for its state."""
+
+    value: Tensor | None = None
+
+
+class _ArrayUnpickler(PlainUnpickler):
+    """Knows the three names by which numpy pickles an array, from Python 2 as well (latin1 for bytes)."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file, encoding="latin1")
+        self._encoded = 0
+
+    def find_class(self, module: str, name: str) -> Any:
+        kind = f"{module}.{name}"
+        if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
+            return Named(kind, lambda *_: _Array())
+        if kind == "numpy.dtype":
+            return Named(kind, lambda code, *_: str(code))
+        if kind == "_codecs.encode":
+            return Named(kind, self._bytes)
+        return super().find_class(module, name)
+
+    def _bytes(self, text: str, encoding: str) -> bytes:
+        self._encoded += 1
+        if self._encoded > MOST_ENCODED or encoding != "latin1":
+            raise ValueError("more byte strings than an array has")
+        return text.encode("latin1")
+
+    def set_state(self, value: Any, state: Any) -> None:
+        if not isinstance(value, _Array):
+            return
+        _, shape, dtype, _, content = state
+        content = content.encode("latin1") if isinstance(content, str) else content
+        if dtype != "u1" or not isinstance(content, bytes) or math.prod(shape) != len(content):
+            raise ValueError(f"an array of shape {shape} and type {dtype} with other content")
+        value.value = torch.frombuffer(bytearray(content), dtype=torch.uint8).view(shape)
+
+
+def read_arrays(path: Path) -> dict[str, Any]:
+    """A pickled dictionary with its arrays as uint8 tensors.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    try:
+        if path.stat().st_size > MOST_BYTES:
+            raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+        data = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
+        if not isinstance(data, dict):
+            raise ValueError(f"a {type(data).__name__} instead of a dictionary")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    except InputError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        raise InputError(f"{path} is damaged ({first_line(error)}); nothing in it was run") from error
+    found = {key.decode() if isinstance(key, bytes) else key: value for key, value in data.items()}
+    return {key: value.value if isinstance(value, _Array) else value for key, value in found.items()}

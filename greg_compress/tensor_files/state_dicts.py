@@ -1,0 +1,59 @@
+"""Find a network's weights in what training scripts wrap around them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from greg_compress.errors import InputError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "ema",
+            "model_ema", "state_dict_ema")  # fmt: skip
+"""Keys under which checkpoints hold weights, in order of preference: an average beside the weights comes last."""
+
+
+def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights, under the names that the network uses, and what was taken off to find them, in words.
+
+    A prefix (`module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning) goes where all names
+    share it and the network's do not.
+
+    Args:
+        wanted: the names of the network's state dict.
+
+    Raises:
+        InputError: there are no weights in it.
+    """
+    said: list[str] = []
+    while not _is_state_dict(data):
+        key = next((key for key in WRAPPERS if isinstance(data, Mapping) and isinstance(data.get(key), Mapping)), None)
+        if key is None:
+            held = ", ".join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
+            raise InputError(f"no weights are in it (it holds {held[:200] or 'nothing'})")
+        said.append(f"the weights under {key!r}")
+        data = data[key]
+    weights: dict[str, Tensor] = dict(data)
+    while (prefix := _shared_prefix(weights)) and not _shared(wanted, prefix):
+        weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
+        said.append(f"names without {prefix!r}")
+    return weights, said
+
+
+def _is_state_dict(data: Any) -> bool:
+    return (
+        isinstance(data, Mapping)
+        and bool(data)
+        and all(isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in data.items())
+    )
+
+
+def _shared_prefix(names: Collection[str]) -> str:
+    """The first component of all names with its dot, or nothing."""
+    first = next(iter(names)).partition(".")
+    return first[0] + "." if first[2] and _shared(names, first[0] + ".") else ""
+
+
+def _shared(names: Collection[str], prefix: str) -> bool:
+    return all(name.startswith(prefix) for name in names)
