@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
@@ -107,22 +108,28 @@ class Items:
     def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
         positions = torch.arange(first * size, len(order)).split(size)
         chunks = [[(int(self.indices[order[at]]), int(at)) for at in chunk] for chunk in positions]
-        loader: DataLoader[Any] = DataLoader(
-            _Reader(self, draw),  # type: ignore[arg-type]
-            batch_sampler=chunks,
-            num_workers=min(self.workers, len(chunks)),
-            collate_fn=_collated,
-            worker_init_fn=_leave_signals,
-            timeout=LONGEST_WAIT if self.workers else 0,
-            multiprocessing_context="fork" if self.workers else None,  # a user's own FILE.py cannot be pickled
-        )
         try:
-            for found in loader:
+            for found in self._read(chunks, draw):
                 if isinstance(found, Unreadable):
                     raise InputError(str(found))
                 yield found
         except RuntimeError as error:
             raise GregError(f"reading images failed ({first_line(error)}); try fewer --workers") from error
+
+    def _read(self, chunks: list[list[tuple[int, int]]], draw: Draw | None) -> Iterator[Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than cores, as asked for
+            loader: DataLoader[Any] = DataLoader(
+                _Reader(self, draw),  # type: ignore[arg-type]
+                batch_sampler=chunks,
+                num_workers=min(self.workers, len(chunks)),
+                collate_fn=_collated,
+                worker_init_fn=_leave_signals,
+                timeout=LONGEST_WAIT if self.workers else 0,
+                generator=torch.Generator(),  # the global one would go on from another place after a resume
+                multiprocessing_context="fork" if self.workers else None,  # a user's FILE.py cannot be pickled
+            )
+            return iter(loader)
 
 
 class Unreadable(str):
