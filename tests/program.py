@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -52,7 +53,18 @@ class Running:
             time.sleep(0.01)
 
     def signal(self, number: int) -> None:
+        while self.process.is_alive() and not self._listens():
+            time.sleep(0.005)
         os.kill(self.process.pid, number)
+
+    def _listens(self) -> bool:
+        """Whether the program hears SIGTERM yet; before that it is Python that starts, not greg."""
+        try:
+            lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        except OSError:
+            return True
+        caught = next((int(line.split()[1], 16) for line in lines if line.startswith("SigCgt")), -1)
+        return bool(caught & 1 << (signal.SIGTERM - 1))
 
     def finish(self) -> Ran:
         self.process.join(120)

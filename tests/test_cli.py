@@ -340,6 +340,34 @@ def test_stage_by_stage_with_its_own_rules(greg: Greg, tmp_path: Path) -> None:
     assert greg("evaluate", "p2.pt", *short[:2], "--json").json["samples"] == 359
 
 
+def test_a_preset_sets_what_is_not_given(greg: Greg) -> None:
+    short = ("--ceiling", "0.02", "--delta", "0.01", "--update-every", "1", "--stabilize", "1", "--data", "digits",
+             "--pick-ceiling", "0.002", "--pick-delta", "0.001", "--batch-size", "64", "--json")  # fmt: skip
+    ran = greg(
+        "regularize", DIGITS, "--ratios", "0.5", "--method", "greg-2", "--preset", "repo-cifar", *short, "-o", "r.pt"
+    )
+    assert ran.json["iterations"] == 3 + 2 + 1
+    assert ran.json["l1_differs"] >= 0
+    assert "kept units recover at -0.0001" in ran.err
+    (entry,) = (e for e in torch.load("r.pt", weights_only=True)["history"] if e["command"] == "regularize")
+    used = {name: entry["options"][name] for name in ("lr", "batch_size", "weight_decay", "preset", "method")}
+    assert used == {"lr": 1e-3, "batch_size": 64, "weight_decay": 5e-4, "preset": "repo-cifar", "method": "greg-2"}
+    assert greg("prune", "r.pt", "-o", "p.pt", "--json").json["self_check"]["passed"]
+    for flag in ("--pick-ceiling", "--pick-delta", "--recover"):
+        refused = greg("regularize", DIGITS, "--ratios", "0.5", flag, "0.1", "--data", "digits", "-o", "x.pt")
+        assert refused.code == 2
+        assert f"{flag} would have no effect without --method greg-2" in refused.error()
+
+
+def test_names_in_a_file_do_not_write_on_the_terminal(greg: Greg, tmp_path: Path) -> None:
+    data = torch.load(DIGITS, weights_only=True)
+    data["weights"]["\x1b]0;title\x07\x1b[2Jup\rdown\u202e"] = torch.zeros(1)
+    torch.save(data, tmp_path / "s.pt")
+    ran = greg("analyze", "s.pt")
+    assert ran.code == 4
+    assert ran.error().isprintable()
+
+
 def test_a_moved_network_file_is_named_again(greg: Greg, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(RESNET.read_text() + "\n# mine\n")
     arguments = ("--arch-arg", "in_channels=1", "--arch-arg", "width=4")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from tests.conftest import DIGITS, command
+from tests import program
+from tests.conftest import DIGITS
 from tests.test_training import assert_same
 
 TRAIN = ("train", DIGITS, "--data", "digits", "--batch-size", "64", "--save-every", "7", "--precision", "fp32")
@@ -20,31 +18,33 @@ REGULARIZE = ("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--ba
               "--ceiling", "1", "--delta", "0.02", "--stabilize", "15", "--save-every", "7")  # fmt: skip
 
 
-def start(folder: Path, *words: object) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(command(*words), cwd=folder, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+GREG_2 = (*REGULARIZE, "--method", "greg-2", "--pick-ceiling", "0.01", "--pick-delta", "0.001")
+TAUGHT = ("finetune", "small.pt", *TRAIN[2:], "--iterations", "60", "--teacher", DIGITS)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pruned state."""
+    folder = tmp_path_factory.mktemp("small")
+    finish(folder, "prune", DIGITS, "--ratios", "0.5", "-o", "small.pt")
+    return folder / "small.pt"
 
 
 def interrupt(folder: Path, number: int, *words: object, after: float | str) -> tuple[int, str]:
     """Send a signal after some seconds, or once a text was printed on stderr."""
-    process = start(folder, *words)
-    assert process.stderr is not None
-    seen = ""
+    running = program.start(folder, *words)
     if isinstance(after, str):
-        while after not in seen and (line := process.stderr.readline()):
-            seen += line
+        running.wait_for(after)
     else:
-        time.sleep(after)
-    process.send_signal(number)
-    _, rest = process.communicate(timeout=120)
-    return process.returncode, seen + rest
+        running.process.join(after)
+    running.signal(number)
+    ran = running.finish()
+    return ran.code, ran.err
 
 
 def finish(folder: Path, *words: object) -> None:
-    process = start(folder, *words)
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == 0, err
+    ran = program.greg(folder, *words)
+    assert ran.code == 0, ran.err
 
 
 def tensors_and_figures(path: Path) -> Any:
@@ -60,10 +60,16 @@ def tensors_and_figures(path: Path) -> Any:
         ((*TRAIN, "--iterations", "60"), signal.SIGINT, "training 1/"),
         ((*TRAIN, "--iterations", "60"), signal.SIGTERM, "top-1 before"),
         (REGULARIZE, signal.SIGINT, "pushing 1/"),
+        (GREG_2, signal.SIGINT, "growing 1/"),
+        (GREG_2, signal.SIGTERM, "picked 336 units"),
+        (TAUGHT, signal.SIGINT, "training 1/"),
     ],
-    ids=["train", "terminated", "regularize"],
+    ids=["train", "terminated", "regularize", "growing", "picked", "taught"],
 )
-def test_a_run_goes_on_as_if_never_stopped(tmp_path: Path, words: tuple[object, ...], number: int, after: str) -> None:
+def test_a_run_goes_on_as_if_never_stopped(
+    tmp_path: Path, small: Path, words: tuple[object, ...], number: int, after: str
+) -> None:
+    words = tuple(small if word == "small.pt" else word for word in words)
     finish(tmp_path, *words, "-o", "straight.pt")
     code, err = interrupt(tmp_path, number, *words, "-o", "stopped.pt", after=after)
     assert code == 128 + number
@@ -83,12 +89,10 @@ def test_a_run_goes_on_as_if_never_stopped(tmp_path: Path, words: tuple[object, 
 def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
     words = (*TRAIN, "--iterations", "40")
     finish(tmp_path, *words, "-o", "straight.pt")
-    process = start(tmp_path, *words, "-o", "killed.pt")
-    while not (tmp_path / "killed.pt.partial").exists() and process.poll() is None:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    running = program.start(tmp_path, *words, "-o", "killed.pt")
+    running.wait_for("never", tmp_path / "killed.pt.partial")
+    running.signal(signal.SIGKILL)
+    assert running.finish().code == -signal.SIGKILL
     finish(tmp_path, *words, "-o", "killed.pt", "--resume")
     assert_same(tensors_and_figures(tmp_path / "straight.pt"), tensors_and_figures(tmp_path / "killed.pt"))
 
@@ -102,18 +106,17 @@ def test_unfinished_work_is_not_lost_by_other_commands(tmp_path: Path) -> None:
         ((*words, "--lr", "0.3", "--resume"), 2, "other options (lr 0.1)"),
         (("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--resume"), 2, "begun by greg train"),
     ):
-        process = start(tmp_path, *changed, "-o", "o.pt")
-        _, err = process.communicate(timeout=120)
-        assert process.returncode == code
-        assert said in err.splitlines()[-1]
+        ran = program.greg(tmp_path, *changed, "-o", "o.pt")
+        assert ran.code == code
+        assert said in ran.error()
         assert (tmp_path / "o.pt.partial").read_bytes() == partial
-    process = start(tmp_path, "prune", "o.pt.partial", "--ratios", "0.5", "-o", "p.pt")
-    assert "unfinished work; repeat the command" in process.communicate()[1]
-    assert process.returncode == 4
+    ran = program.greg(tmp_path, "prune", "o.pt.partial", "--ratios", "0.5", "-o", "p.pt")
+    assert "unfinished work; repeat the command" in ran.error()
+    assert ran.code == 4
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("after", [0.3, 1.5, 3.0])
+@pytest.mark.parametrize("after", [0.1, 0.6, 1.5])
 @pytest.mark.parametrize(
     "words",
     [
@@ -132,14 +135,12 @@ def test_other_commands_leave_nothing(tmp_path: Path, words: tuple[object, ...],
 def test_a_result_that_cannot_be_written_stays_in_the_partial(tmp_path: Path) -> None:
     """A file appears at OUT during the run: it is left alone, and so is the work."""
     words = (*TRAIN, "--iterations", "30")
-    process = start(tmp_path, *words, "-o", "o.pt")
-    assert process.stderr is not None
-    while "top-1 before" not in (line := process.stderr.readline()):
-        assert line
+    running = program.start(tmp_path, *words, "-o", "o.pt")
+    running.wait_for("top-1 before")
     (tmp_path / "o.pt").write_text("mine")
-    _, err = process.communicate(timeout=120)
-    assert process.returncode == 2
-    assert "has appeared meanwhile and was left alone" in err.splitlines()[-1]
+    ran = running.finish()
+    assert ran.code == 2
+    assert "has appeared meanwhile and was left alone" in ran.error()
     assert (tmp_path / "o.pt").read_text() == "mine"
     (tmp_path / "o.pt").unlink()
     finish(tmp_path, *words, "-o", "o.pt", "--resume")

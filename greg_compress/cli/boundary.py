@@ -95,6 +95,7 @@ def _unexpected(error: BaseException) -> int:
 
 def _say(text: str, code: int) -> int:
     line = " ".join(ANSI.sub("", text).split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)  # a file may name tensors as it likes
     with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
         print(f"greg: {line}", file=sys.stderr, flush=True)
     return code

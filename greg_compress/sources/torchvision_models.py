@@ -92,7 +92,10 @@ def _filled(builder: Factory, weights: Any, download: bool, **arguments: Any) ->
             f"the weights {weights} are not on this machine: {path.name} is expected in {path.parent};"
             " put it there, or add --download"
         )
-    with mock.patch.object(_api, "load_state_dict_from_url", return_value=read(path)[0]):
+    weights_read, _ = read(path)
+    if not isinstance(weights_read, dict):
+        raise InputError(f"{path} does not hold the weights {weights}; nothing in it was run")
+    with mock.patch.object(_api, "load_state_dict_from_url", return_value=weights_read):
         try:
             return builder(weights=weights, progress=False, **arguments)
         except (RuntimeError, AttributeError, ValueError) as error:
