@@ -10,7 +10,7 @@ from greg_compress.fit import fitting
 from greg_compress.options import ModelOptions, Output, TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
-from greg_compress.sources.data import Dataset
+from greg_compress.sources.dataset import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.training.loop import Settings

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from greg_compress.errors import RequestError, TraceError, input_fault
-from greg_compress.sources.data import Dataset
+from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened

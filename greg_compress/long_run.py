@@ -19,7 +19,8 @@ from greg_compress.errors import GregError, InputError, Interrupted, RequestErro
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.options import ModelOptions, Output, TrainingOptions
 from greg_compress.reporting import Reporter
-from greg_compress.sources.data import Dataset, load_data
+from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.samples import Samples
 from greg_compress.state import files, history
 from greg_compress.state.format import State

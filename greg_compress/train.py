@@ -12,7 +12,7 @@ from greg_compress.errors import InputError
 from greg_compress.options import ModelOptions, Output, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
-from greg_compress.sources.data import Dataset
+from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.specs import is_architecture
 from greg_compress.state.models import Opened, fresh, open_model
 

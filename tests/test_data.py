@@ -15,7 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from greg_compress.errors import InputError, RequestError
-from greg_compress.sources.data import Dataset, load_data
+from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.samples import Items, Part
 from greg_compress.sources.specs import parse_data
 from greg_compress.training.batches import Batches
@@ -219,7 +220,7 @@ def test_folders_that_do_not_match(tmp_path: Path) -> None:
 
 
 def own(folder: Path, body: str, **keywords: Any) -> Dataset:
-    (folder / "d.py").write_text(f"import torch, random\nfrom torch.utils.data import TensorDataset\n{body}")
+    (folder / "d.py").write_text(f"import numpy, torch, random\nfrom torch.utils.data import TensorDataset\n{body}")
     return load_data(parse_data(f"{folder}/d.py:make"), **keywords)
 
 
@@ -229,7 +230,7 @@ class Augmented(TensorDataset):
     classes = "abc"
     def __getitem__(self, index):
         image, label = super().__getitem__(index)
-        return image + torch.rand(()) + random.random(), label
+        return image + torch.rand(()) + random.random() + numpy.random.rand(), label
 def make():
     labels = torch.arange(9) % 3
     return Augmented(torch.zeros(9, 2, 4, 5), labels), TensorDataset(torch.ones(3, 2, 4, 5), labels[:3])

@@ -17,7 +17,7 @@ from torchvision.transforms.functional import pil_to_tensor
 
 from greg_compress.errors import InputError, RequestError, first_line, input_fault
 from greg_compress.sources import user_files
-from greg_compress.sources.data import Dataset, Shape
+from greg_compress.sources.dataset import Dataset, Shape
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Items, Samples, default_workers
 from greg_compress.sources.specs import DataSpec
@@ -80,7 +80,7 @@ def from_callable(spec: DataSpec, workers: int | None) -> Dataset:
 
     Images are tensors (C, H, W) of one shape: floating-point as the network reads them, or uint8, which are divided
     by 255. How many classes there are, an attribute `classes` of the first dataset says. What it augments, it does
-    in its items; in training they draw from torch's and Python's generators, seeded for each image and epoch.
+    in its items; in training they draw from the generators of torch, numpy and Python, seeded by image and epoch.
 
     Raises:
         InputError: FILE.py breaks, or returns something else.

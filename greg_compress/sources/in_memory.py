@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from greg_compress.errors import InputError, RequestError, first_line
-from greg_compress.sources.data import Dataset
+from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec

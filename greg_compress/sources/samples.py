@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Protocol
 
+import numpy
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -106,8 +107,8 @@ class Items:
         return replace(self, indices=self.indices[indices])
 
     def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
-        positions = torch.arange(first * size, len(order)).split(size)
-        chunks = [[(int(self.indices[order[at]]), int(at)) for at in chunk] for chunk in positions]
+        chosen = list(enumerate(self.indices[order].tolist()))
+        chunks = [chosen[start : start + size] for start in range(first * size, len(chosen), size)]
         try:
             for found in self._read(chunks, draw):
                 if isinstance(found, Unreadable):
@@ -145,13 +146,14 @@ class _Reader:
         return len(self.items)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int] | Unreadable:
-        index, position = key
-        before = torch.get_rng_state(), random.getstate()
+        position, index = key
+        before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
         try:
             if self.draw is not None:
                 generator = self.draw(position)
                 torch.set_rng_state(generator.get_state())  # transforms draw from the global generators
                 random.seed(generator.initial_seed())
+                numpy.random.seed(generator.initial_seed() % 2**32)
             image, label = self.items.read(index, self.draw is not None)
             if not isinstance(image, Tensor) or image.dim() != 3:
                 raise TypeError(f"it is a {type(image).__name__}, not a tensor (C, H, W); add a transform")
@@ -161,6 +163,7 @@ class _Reader:
         finally:
             torch.set_rng_state(before[0])
             random.setstate(before[1])
+            numpy.random.set_state(before[2])
 
 
 def _collated(samples: Sequence[tuple[Tensor, int] | Unreadable]) -> Batch | Unreadable:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-import torchvision
 from torch import nn
-from torchvision.models import _api
 
 from greg_compress.errors import InputError, RequestError, first_line
 from greg_compress.sources.specs import Architecture
@@ -55,6 +53,8 @@ def preprocessing(architecture: Architecture) -> tuple[Any, int] | None:
 
 
 def _found(architecture: Architecture) -> tuple[Factory, Any]:
+    import torchvision  # takes a second, which networks of other sources need not wait for
+
     name, at, version = architecture.name.partition("@")
     try:
         builder = torchvision.models.get_model_builder(name)
@@ -75,10 +75,7 @@ def _unknown(what: str, name: str, known: list[str]) -> RequestError:
 
 def _in_form(builder: Factory, weights: Any, **arguments: Any) -> Any:
     """The form that the official weights need (auxiliary heads, input transform), with initial values."""
-    with (
-        mock.patch.object(_api, "load_state_dict_from_url", return_value={}),
-        mock.patch.object(nn.Module, "load_state_dict", return_value=None),
-    ):
+    with _fetching({}), mock.patch.object(nn.Module, "load_state_dict", return_value=None):
         return builder(weights=weights, progress=False, **arguments)
 
 
@@ -92,14 +89,21 @@ def _filled(builder: Factory, weights: Any, download: bool, **arguments: Any) ->
             f"the weights {weights} are not on this machine: {path.name} is expected in {path.parent};"
             " put it there, or add --download"
         )
-    weights_read, _ = read(path)
-    if not isinstance(weights_read, dict):
+    content, _ = read(path)
+    if not isinstance(content, dict):
         raise InputError(f"{path} does not hold the weights {weights}; nothing in it was run")
-    with mock.patch.object(_api, "load_state_dict_from_url", return_value=weights_read):
+    with _fetching(content):
         try:
             return builder(weights=weights, progress=False, **arguments)
         except (RuntimeError, AttributeError, ValueError) as error:
             raise InputError(f"{path} does not hold the weights {weights} ({first_line(error)})") from error
+
+
+def _fetching(content: dict[str, Any]) -> AbstractContextManager[object]:
+    """Whatever torchvision would fetch is this."""
+    from torchvision.models import _api
+
+    return mock.patch.object(_api, "load_state_dict_from_url", return_value=content)
 
 
 def _fetch(url: str, path: Path) -> None:
@@ -116,14 +120,8 @@ def _fetch(url: str, path: Path) -> None:
 
 def _quiet(make: Factory) -> Factory:
     def made(**arguments: Any) -> Any:
-        with _without_warnings():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3 announce other initial weights
             return make(**arguments)
 
     return made
-
-
-@contextlib.contextmanager
-def _without_warnings() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # googlenet and inception_v3 announce other initial weights
-        yield
