@@ -34,7 +34,9 @@ from greg_compress.whole_files import require_file, require_free
 
 Arch = Annotated[
     str | None,
-    Option("--arch", metavar="SPEC", help="torchvision:NAME[@WEIGHTS] or FILE.py:CALLABLE; the file may run."),
+    Option(
+        "--arch", metavar="SPEC", help="torchvision:NAME, torchvision:NAME@WEIGHTS or FILE.py:CALLABLE, which may run."
+    ),
 ]
 ArchArg = Annotated[
     list[str] | None, Option("--arch-arg", metavar="KEY=VALUE", help="An argument of the architecture; repeats.")
@@ -152,14 +154,18 @@ def training_options(
     data: Data,
     epochs: Annotated[float | None, Option("--epochs", help="Length of the run.")] = None,
     iterations: Annotated[int | None, Option("--iterations", help="Length of the run, instead of --epochs.")] = None,
-    batch_size: Annotated[int | None, Option("--batch-size")] = 128,
-    lr: Annotated[float | None, Option("--lr", help="Learning rate.")] = 0.1,
+    batch_size: Annotated[
+        int | None, Option("--batch-size", help="Images in a step; in regularize the preset's.")
+    ] = 128,
+    lr: Annotated[float | None, Option("--lr", help="Learning rate; in regularize the preset's.")] = 0.1,
     decay: Annotated[Decay, Option("--decay", help="How the learning rate falls.")] = Decay.COSINE,
     warmup: Annotated[
         int | None, Option("--warmup", help="Iterations of linear warm-up.", show_default="a twentieth of the run")
     ] = None,
     momentum: Annotated[float, Option("--momentum")] = 0.9,
-    weight_decay: Annotated[float | None, Option("--weight-decay")] = 5e-4,
+    weight_decay: Annotated[
+        float | None, Option("--weight-decay", help="Of every parameter; in regularize the preset's.")
+    ] = 5e-4,
     precision: Annotated[
         Precision, Option("--precision", help="auto is bf16 where the processor has it.")
     ] = Precision.AUTO,

@@ -11,28 +11,26 @@ a decaying one takes the force out of lambda.
 :mod:`.presets` holds the settings (no torch), :mod:`.schedule` turns them into counts, :mod:`.targets` finds
 what is pulled at, :mod:`.growing` is the state machine. Not here: scores (`criteria`), loops, files, printing.
 
-Where the paper's text, its authors' code (github.com/MingSun-Tse/Regularization-Pruning) and greg differ:
+Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularization-Pruning) differ, what greg does:
 
-| | the text | the authors' code | greg |
-|---|---|---|---|
-| delta of GReg-2 | 1e-5 up to tau = 1 (Table 8, read literally: 1,000,000 iterations on CIFAR) | 1e-5 while growing, \
-1e-4 while pushing | the code's: `--pick-delta`, `--delta` |
-| growing ends | at the first update that finds lambda > tau' | at the first that finds lambda >= tau', summed \
-in float32 | the text's, on integer counts: 1,001 updates in both |
-| units kept by GReg-2 | lambda = -gamma, gamma being the weight decay | lambda = -1e-4 always | the text's; \
-`--recover -1e-4` and preset `repo-cifar` are the code's |
-| units kept by GReg-1 | lambda = -gamma, read literally (the listing merges both methods); the prose: none | none | \
-none |
-| pushing ends | at lambda > tau | also once kept filters are 1000 times larger than picked ones (moving average; \
-GReg-1 waits for every layer, GReg-2 stops layer by layer) | the text's; `--stop-ratio 1000` and preset `repo-cifar` \
-wait for every group |
-| stabilizing (CIFAR) | K_s = 5,000 (Table 8) | 10,000 | presets `paper-cifar` and `repo-cifar` |
-| batch size (CIFAR) | 256 (Table 5) | 128 for ResNet-56 | presets `paper-cifar` and `repo-cifar` |
-| what is cut | a final L1 sort (line 15) | the picks | the picks; `prune` says by how many an L1 sort would differ |
-| units removed from n | - | min(ceil(r n), n - 1) on floats (0.07 * 100 is 8) | the same on decimals (7) |
-| score | L1 norm | mean absolute value, unstable sort | mean absolute value, stable sort |
-| what is penalised | weights of filters | weights of filters | preset `quick`: bias and BatchNorm too \
-(`--penalize unit`); the other presets: weights |
+- delta of GReg-2. Text: 1e-5 up to tau = 1 (Table 8; read literally 1,000,000 iterations on CIFAR). Code: 1e-5 until it
+  picks, 1e-4 afterwards. Here: the code's, as `--pick-delta` and `--delta`.
+- When GReg-2 picks. Text: at the first update that finds lambda > tau'. Code: lambda >= tau', summed in float32. Here:
+  the text's, on integer counts; 1,001 updates both ways.
+- lambda of the units that GReg-2 keeps. Text: -gamma, gamma being the weight decay. Code: -1e-4 whatever gamma is.
+  Here: the text's; `--recover -1e-4` and preset `repo-cifar` are the code's.
+- lambda of the units that GReg-1 keeps. Text: -gamma by the listing, which merges both methods, none by the prose.
+  Code: none. Here: none.
+- When pushing ends. Text: at lambda > tau. Code: also once kept filters are 1000 times larger than picked ones (moving
+  average; GReg-1 waits for all layers, GReg-2 stops layer by layer). Here: the text's; `--stop-ratio 1000` and preset
+  `repo-cifar` end it early, once every group has separated.
+- K_s and the batch size on CIFAR. Text: 5,000 and 256 (Tables 8 and 5). Code: 10,000 and 128 (for ResNet-56). Here:
+  presets `paper-cifar` and `repo-cifar`.
+- What is cut. Text: a final L1 sort (line 15). Code: the picks. Here: the picks; `prune` says how many a sort would change.
+- Units removed from n. Text: the ratio. Code: min(ceil(r n), n - 1) on floats (0.07 * 100 is 8). Here: on decimals (7).
+- Score. Text: L1 norm. Code: mean absolute value, unstable sort. Here: mean absolute value, stable sort.
+- What is penalised. Both: the weights of filters. Here: the same, but preset `quick` takes the bias and BatchNorm's scale
+  and shift of the unit as well (`--penalize unit`).
 
 Preset `quick`, the default, is neither's: learning rate 1e-2, the whole unit, tau = 5 within 3,000 iterations,
 growing a tenth of the way to tau' = tau / 100 (the paper's proportions). BatchNorm makes a filter scale-free, so
