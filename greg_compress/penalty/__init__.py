@@ -26,11 +26,11 @@ Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularizat
   `repo-cifar` end it early, once every group has separated.
 - K_s and the batch size on CIFAR. Text: 5,000 and 256 (Tables 8 and 5). Code: 10,000 and 128 (for ResNet-56). Here:
   presets `paper-cifar` and `repo-cifar`.
-- What is cut. Text: a final L1 sort (line 15). Code: the picks. Here: the picks; `prune` says how many a sort would change.
+- What is cut. Text: a final L1 sort (line 15). Code: the picks. Here: the picks; `prune` says how many it would change.
 - Units removed from n. Text: the ratio. Code: min(ceil(r n), n - 1) on floats (0.07 * 100 is 8). Here: on decimals (7).
 - Score. Text: L1 norm. Code: mean absolute value, unstable sort. Here: mean absolute value, stable sort.
-- What is penalised. Both: the weights of filters. Here: the same, but preset `quick` takes the bias and BatchNorm's scale
-  and shift of the unit as well (`--penalize unit`).
+- What is penalised. Both: the weights of filters. Here: the same, but preset `quick` takes the unit's bias and BatchNorm
+  scale and shift as well (`--penalize unit`).
 
 Preset `quick`, the default, is neither's: learning rate 1e-2, the whole unit, tau = 5 within 3,000 iterations,
 growing a tenth of the way to tau' = tau / 100 (the paper's proportions). BatchNorm makes a filter scale-free, so
