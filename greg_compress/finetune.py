@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from greg_compress import long_run
@@ -10,7 +11,9 @@ from greg_compress.fit import fitting
 from greg_compress.options import ModelOptions, Output, TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
+from greg_compress.sources import user_files
 from greg_compress.sources.dataset import Dataset
+from greg_compress.sources.specs import is_architecture
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.training.loop import Settings
@@ -41,12 +44,19 @@ def run(
         stage="finetuned",
         output=output,
         options=training,
-        recorded=recorded(model, training, teacher),
+        recorded=recorded(model, training, teacher) | {"teacher_sha256": _digest(teacher.teacher)},
         model=model,
         open=opened,
         objective=objective,
     )
     return long_run.run(job, ui)
+
+
+def _digest(path: str | None) -> str | None:
+    """A resumed run learns from the same teacher."""
+    if path is None or is_architecture(path):
+        return None
+    return user_files.sha256(user_files.contents(Path(path)))
 
 
 def _distillation(

@@ -43,8 +43,8 @@ class Phase(Protocol):
     @property
     def regularizer(self) -> Regularizer: ...
 
-    def conclude(self, state: State) -> dict[str, Any]:
-        """Put into the finished state what was decided on the way; return figures for the result."""
+    def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The plan for the finished state, and figures for the result."""
 
 
 @dataclass(frozen=True)
@@ -113,12 +113,13 @@ class Work:
         state, job = self.opened.state, self.job
         untrained = not state.history and job.command != "train"
         log = self.loop.log
+        plan, figures = self.phase.conclude() if self.phase else (state.plan, {})
         metrics = {
             "top1_before": self.before,
             "top1_after": after,
             "val_top1": log[-1].get("val_top1") if log else None,
             "iterations": self.loop.iteration,
-            **(self.phase.conclude(state) if self.phase else {}),
+            **figures,
         }
         entry = history.entry(
             job.command,
@@ -130,7 +131,7 @@ class Work:
             seconds=self.elapsed(),
         )
         weights = weights_of(self.opened.model)
-        result = replace(state, stage=job.stage, weights=weights, history=[*state.history, entry])
+        result = replace(state, stage=job.stage, weights=weights, plan=plan, history=[*state.history, entry])
         files.save(result, job.output.path, replace=job.output.force)
         job.output.partial.unlink(missing_ok=True)
         return {**metrics, "seconds": self.elapsed()}

@@ -110,12 +110,10 @@ class Phase:
             plan = picks_from_json(saved, self._wiring)
         return plan, self._units.picked_by(plan, recover=True)
 
-    def conclude(self, state: State) -> dict[str, Any]:
-        """Put the picks into the state, and say how many L1 would not have made at the start."""
-        if self._penalty.picks is None:
-            return {"l1_differs": 0}
-        state.plan = self._penalty.picks
-        return {"l1_differs": picks_from_json(state.plan, self._wiring).differs_from(self._at_first)}
+    def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The picks, and how many of them L1 would not have made at the start."""
+        picks = self._penalty.picks or self._at_first.to_json()
+        return picks, {"l1_differs": picks_from_json(picks, self._wiring).differs_from(self._at_first)}
 
 
 def _show_schedule(schedule: GrowthSchedule, options: PenaltyOptions, ui: Reporter) -> None:
