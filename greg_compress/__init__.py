@@ -21,7 +21,7 @@ def load(path: str | PathLike[str], arch: str | None = None, allow_pickle: bool 
         allow_pickle: for a network that was a pickled module once; this runs whatever code the pickle holds.
 
     Raises:
-        greg_compress.errors.InputError: the file cannot be used; the message says why.
+        greg_compress.errors.GregError: the file cannot be used; the message says why.
     """
     from greg_compress.options import ModelOptions
     from greg_compress.sources.specs import parse_architecture

@@ -78,13 +78,21 @@ def input_fault(what: str) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """The kind of an error and the first line that it says."""
-    text = str(error).strip().splitlines()
+    text = _said(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:300]}" if text else type(error).__name__
+
+
+def _said(error: BaseException) -> str:
+    """A user's own exception may fail to say anything."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """torch raises its own class on a device, and a RuntimeError on the CPU."""
-    said = str(error)
+    said = _said(error)
     return (
         isinstance(error, MemoryError)
         or "OutOfMemory" in type(error).__name__

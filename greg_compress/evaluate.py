@@ -19,8 +19,9 @@ def run(
     model: ModelOptions, spec: DataSpec, device: str, download: bool, workers: int | None, ui: Reporter
 ) -> dict[str, Any]:
     """Return `top1`, `top5` (percent), `loss` and `samples`."""
-    opened = open_model(model, ui)
-    data = fitting(opened, load_data(spec, download, workers))
+    data = load_data(spec, download, workers)
+    opened = open_model(model, ui, data.input_shape)
+    data = fitting(opened, data)
     place = resolve_device(device)
     accuracy = evaluate(opened.model.to(place), data.test, normalization_of(opened.state), place)
     return asdict(accuracy)

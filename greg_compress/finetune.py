@@ -28,8 +28,8 @@ def run(
 ) -> dict[str, Any]:
     """Fine-tune a pruned network and write it to `output`; see :func:`long_run.run` for what is returned."""
 
-    def opened(_data: Dataset) -> Opened:
-        found = open_model(model, ui)
+    def opened(data: Dataset) -> Opened:
+        found = open_model(model, ui, data.input_shape)
         if found.state.stage == "dense":
             raise RequestError(f"{model.model} is dense; use greg train to go on with it, or greg prune first")
         if found.state.stage == "regularized":
@@ -68,8 +68,11 @@ def _distillation(
         RequestError: the teacher takes other images, or reads them otherwise normalised.
     """
     assert options.teacher is not None
-    found = open_beside(options.teacher, model)
-    fitting(found, data)
+    try:
+        found = open_beside(options.teacher, model)
+        fitting(found, data)
+    except (InputError, RequestError) as error:
+        raise type(error)(f"--teacher: {error}") from error
     if found.state.normalization != student.normalization:
         raise RequestError(f"--teacher {options.teacher} reads images otherwise normalised than the student")
     found.model.to(settings.device)

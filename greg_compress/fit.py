@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from greg_compress.errors import RequestError, TraceError, input_fault
 from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
@@ -30,11 +32,12 @@ def fitting(opened: Opened, data: Dataset) -> Dataset:
 def _require_fit(opened: Opened, data: Dataset) -> None:
     state = opened.state
     assert data.input_shape is not None
+    made = state.normalization is not None
     if (data.input_shape,) != state.input_shapes:
         raise RequestError(
             f"{data.name} has images of {_by(data.input_shape)}, but the network takes"
-            f" {' and '.join(map(_by, state.input_shapes))};"
-            " see --arch-arg and --input-shape"
+            f" {' and '.join(map(_by, state.input_shapes))}; "
+            + (f"it was made for {state.data or 'others'}" if made else "see --arch-arg and --input-shape")
         )
     try:
         shapes = output_shapes(skeleton(opened.model), state.input_shapes)
@@ -50,7 +53,7 @@ def _require_fit(opened: Opened, data: Dataset) -> None:
         if len(shape) == 2 and data.classes is not None and shape[1] != data.classes:
             raise RequestError(
                 f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"
-                f" see --arch-arg num_classes={data.classes}"
+                + (f" it was made for {state.data or 'others'}" if made else " see --arch-arg")
             )
 
 
@@ -59,10 +62,14 @@ def normalization_of(state: State) -> Normalization:
     assert state.normalization is not None
     recorded = state.normalization
     with input_fault("the state's normalisation is damaged"):
-        mean, std = (tuple(float(value) for value in recorded[name]) for name in ("mean", "std"))
-        if not len(mean) == len(std) == state.input_shapes[0][0] or not all(value > 0 for value in std):
-            raise ValueError("one mean and one positive deviation for each channel are wanted")
-        return Normalization(float(recorded["scale"]), mean, std)
+        mean, std, scale = tuple(recorded["mean"]), tuple(recorded["std"]), recorded["scale"]
+        if not len(mean) == len(std) == state.input_shapes[0][0]:
+            raise ValueError("one mean and one deviation for each channel are wanted")
+        if not all(isinstance(value, (int, float)) and math.isfinite(value) for value in (*mean, *std, scale)):
+            raise ValueError("not all of them are numbers")
+        if not scale > 0 or not all(value > 0 for value in std):
+            raise ValueError("scale and deviations must be positive")
+        return Normalization(float(scale), tuple(map(float, mean)), tuple(map(float, std)))
 
 
 def _by(shape: tuple[int, ...]) -> str:

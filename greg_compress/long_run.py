@@ -162,10 +162,14 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
                     work.save_partial()
             ui.finish()
             after = work.evaluate(stop.check)
-        except Interrupted as interrupted:
-            work.save_partial()
-            hint = f"repeat the command with --resume to go on from {job.output.partial}"
-            raise Interrupted(interrupted.number, hint) from interrupted
+        except GregError as error:
+            if stop.number is not None:  # heard by us, or by a worker whose end we saw first
+                work.save_partial()
+                hint = f"repeat the command with --resume to go on from {job.output.partial}"
+                raise Interrupted(stop.number, hint) from error
+            if type(error) is GregError and job.output.partial.exists():
+                raise GregError(f"{error}; {job.output.partial} holds the last good state") from error
+            raise
         finally:
             ui.finish()
         try:
@@ -189,7 +193,16 @@ def _finished_already(job: Job) -> dict[str, Any] | None:
     output.partial.unlink(missing_ok=True)
     with input_fault(f"{output.path} is damaged"):
         metrics = {name: value for name, value in last["metrics"].items() if name != "log"}
-        return {**metrics, "seconds": last["clock"]["seconds"]}
+        for name in ("top1_before", "top1_after", "val_top1"):
+            _percent(metrics[name])
+        return {**metrics, "iterations": int(metrics["iterations"]), "seconds": float(last["clock"]["seconds"])}
+
+
+def _percent(value: Any) -> float | None:
+    """A recorded accuracy; ValueError if it is none."""
+    if value is not None and not (isinstance(value, (int, float)) and 0 <= value <= 100):
+        raise ValueError("an accuracy that is none")
+    return value
 
 
 def _work(job: Job, data: Dataset, ui: Reporter) -> Work:
@@ -208,7 +221,7 @@ def _work(job: Job, data: Dataset, ui: Reporter) -> Work:
     if saved is not None:
         with input_fault(f"{job.output.partial} is damaged; begin anew with --force"):
             loop.load_state_dict(saved["loop"])
-            work.before, work.seconds = saved["top1_before"], float(saved["clock"]["seconds"])
+            work.before, work.seconds = _percent(saved["top1_before"]), float(saved["clock"]["seconds"])
         ui.note(f"going on from iteration {loop.iteration} of {job.output.partial}")
     return work
 

@@ -178,7 +178,7 @@ class TeacherOptions:
     teacher_weight: float | None = None
 
     def __post_init__(self) -> None:
-        _require_between("temperature", self.temperature, 0, 1e6)
+        _require_between("temperature", self.temperature, 1e-3, 1e6)
         if self.teacher_weight is not None and not 0 < self.teacher_weight <= 1:
             raise RequestError(f"--teacher-weight must be above 0 and at most 1, not {self.teacher_weight:g}")
         for name in ("temperature", "teacher_weight"):

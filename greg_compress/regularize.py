@@ -40,8 +40,6 @@ def run(
     """
 
     def begin(opened: Opened) -> None:
-        if opened.untrained:
-            ui.warn(f"{model.model} has no trained weights")
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
         opened.state.plan = choose(opened.model, wiring, selection).to_json()
 
@@ -51,7 +49,7 @@ def run(
         output=output,
         options=training,
         recorded=recorded(model, selection, options, training),
-        open=lambda _data: _opened(model),
+        open=lambda data: _opened(model, data.input_shape, ui),
         begin=begin,
         phase=lambda network, state, steps: Phase(network, state, steps, options, training.weight_decay, ui),
         model=model,
@@ -59,8 +57,8 @@ def run(
     return long_run.run(job, ui)
 
 
-def _opened(model: ModelOptions) -> Opened:
-    opened = open_model(model)
+def _opened(model: ModelOptions, likely: tuple[int, ...] | None, ui: Reporter) -> Opened:
+    opened = open_model(model, ui, likely)
     if opened.state.stage == "regularized":
         raise InputError(f"{model.model} is regularized already; next: greg prune {model.model}")
     return opened
@@ -108,6 +106,8 @@ class Phase:
             self._ui.note(f"picked {units} units, {differs} of which L1 would not have picked at the start")
         else:
             plan = picks_from_json(saved, self._wiring)
+            if {n: s.kept for n, s in plan.shares.items()} != {n: s.kept for n, s in self._at_first.shares.items()}:
+                raise ValueError("picks of other counts than at the start")
         return plan, self._units.picked_by(plan, recover=True)
 
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -26,7 +26,7 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
             torch.manual_seed(training.seed)
             fixed = None if data.input_shape is None else (data.input_shape,)
             return fresh(model.arch, replace(model, input_shapes=model.input_shapes or fixed))
-        found = open_model(model, ui)
+        found = open_model(model, ui, data.input_shape)
         if found.state.stage != "dense":
             raise InputError(f"{model.model} is {found.state.stage}; train takes a dense state, see greg finetune")
         return found

@@ -85,8 +85,8 @@ def _locked(lock: Path, target: Path) -> int:
         except OSError as error:
             raise GregError(f"{target} cannot be written ({error.strerror}); choose another -o") from error
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no worker inherits it
+        except (BlockingIOError, PermissionError):
             os.close(descriptor)
             raise RequestError(f"another greg is writing {target}; wait for it, or choose another -o") from None
         except OSError:

@@ -26,6 +26,7 @@ def _main(folder: str, words: list[str], outputs: tuple[str, str], most_bytes: i
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
     os.chdir(folder)
+    os.setpgrp()  # as a shell or a batch system would
     if most_bytes is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
     sys.argv = ["greg", *words]
@@ -56,6 +57,12 @@ class Running:
         while self.process.is_alive() and not self._listens():
             time.sleep(0.005)
         os.kill(self.process.pid, number)
+
+    def signal_group(self, number: int) -> None:
+        """To the program and all its workers at once, as a terminal or a batch system does."""
+        while self.process.is_alive() and not self._listens():
+            time.sleep(0.005)
+        os.killpg(self.process.pid, number)
 
     def _listens(self) -> bool:
         """Whether the program hears SIGTERM yet; before that it is Python that starts, not greg."""

@@ -228,7 +228,7 @@ def test_a_selection_that_contradicts_the_picks(corpus: Path, out: Path) -> None
         ("data.py:size", 2, "has images of 1x2x2, but the network takes 1x8x8"),
         ("data.py:classes", 2, "has 12 classes, but the network has 10 outputs"),
         ("data.py:empty", 4, "data.py:empty holds no training images"),
-        ("data.py:nothing", 4, "does not define a callable 'nothing' itself"),
+        ("data.py:nothing", 4, "does not define a callable 'nothing'"),
         ("nowhere.py:some", 4, "nowhere.py is not a file"),
         ("cifar10:nowhere", 4, "put torchvision's cifar-10-batches-py files there, or add --download"),
         ("imagefolder:nowhere", 4, "nowhere/train cannot be used"),
@@ -303,12 +303,16 @@ def test_interrupted_anywhere(corpus: Path, out: Path, command: str, number: int
     assert {path.name for path in out.iterdir()} <= ({"o.pt.partial"} if command in TRAINING else set())
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("command", WITH_DATA)
-def test_interrupted_while_workers_read(corpus: Path, out: Path, command: str) -> None:
-    """The workers hear nothing of it, and are gone afterwards."""
+def test_interrupted_while_workers_read(corpus: Path, out: Path, command: str, number: int) -> None:
+    """The whole group is told to stop, as by a terminal or a batch system: the work is saved all the same."""
     running = program.start(corpus, *type_(command, out, data="data.py:slow", workers="2"))
-    running.process.join(1.5)
-    running.signal(signal.SIGINT)
+    if command in TRAINING:
+        running.wait_for("top-1 before")
+    running.process.join(0.5)
+    running.signal_group(number)
     ran = running.finish()
-    assert ran.code == 130
+    assert ran.code == 128 + number, ran.err
     assert "interrupted" in ran.error()
+    assert [path.name for path in out.iterdir()] == ["o.pt.partial"] * (command in TRAINING)

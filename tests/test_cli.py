@@ -72,7 +72,7 @@ def test_damaged_files_are_unusable_inputs(greg: Greg, tmp_path: Path) -> None:
     (tmp_path / "empty.pt").touch()
     for name, said in {
         "cut": "truncated",
-        "pickle": "a pickled torch.nn.modules.linear.Linear; nothing in it was run",
+        "pickle": "holds a pickled torch.nn.modules.linear.Linear; nothing in it was run",
         "empty": "no file of tensors, or a truncated one",
     }.items():
         ran = greg("export", f"{name}.pt", "-o", "o.onnx", "--json")

@@ -254,10 +254,23 @@ def make():
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("def make(): return 1", "cannot be built"),
+        ("def make(): return 1", "must return two datasets, .train, test"),
         ("def make(): return [], []", "holds no training images"),
         ("def make(): return [(torch.zeros(1, 4, 4), 0)], []", "holds no test images"),
         ("def make(): return [('a.png', 0)] * 2, [1]", "training image 0 of .* is a str, not a tensor"),
+        ("def make(): return [(torch.zeros(1, 4, 4).long(), 0)] * 2, [1]", "images are floating-point or bytes"),
+        ("def make(): return [(torch.zeros(1, 4, 4).to_sparse(), 0)] * 2, [1]", "images are floating-point or bytes"),
+        ("def make(): return [(torch.zeros(1, 4, 4), -1)] * 2, [1]", "-1 is no label"),
+        ("def make(): return [(torch.zeros(1, 4, 4), 1.5)] * 2, [1]", "1.5 is no label"),
+        ("def make(): return [(torch.zeros(1, 4, 4), 2**70)] * 2, [1]", "is no label"),
+        (
+            "class D(list):\n    classes = 7\ndef make(): return D([(torch.zeros(1, 4, 4), 1)]), [1]",
+            "cannot be built .TypeError",
+        ),
+        (
+            "class Dumb(Exception):\n    def __str__(self): raise KeyError\ndef make(): raise Dumb",
+            "cannot be built .Dumb",
+        ),
         ("def make(): return [1], [1]", "training image 0 of .* cannot be read .TypeError"),
         ("def make(): 1/0", "cannot be built .ZeroDivisionError"),
         ("1/0", "cannot be run .ZeroDivisionError"),
@@ -269,9 +282,24 @@ def test_own_datasets_that_are_none(tmp_path: Path, body: str, said: str) -> Non
         own(tmp_path, body)
 
 
+def test_items_that_would_stop_a_worker_do_not(tmp_path: Path) -> None:
+    body = """
+class D:
+    def __len__(self): return 4
+    def __getitem__(self, index):
+        if index == 3: raise KeyboardInterrupt
+        return torch.zeros(1, 4, 4, requires_grad=True) * 1, 0
+def make(): return D(), D()
+"""
+    data = own(tmp_path, body, workers=2)
+    assert len(list(data.test.batches(torch.arange(3), 1))) == 3
+    with pytest.raises(InputError, match=r"test image 3 of .* cannot be read .KeyboardInterrupt"):
+        list(data.test.batches(torch.arange(4), 1))
+
+
 def test_images_of_different_shapes_are_refused(tmp_path: Path) -> None:
     data = own(tmp_path, "def make():\n    d = [(torch.zeros(1, 4, 4), 0), (torch.zeros(1, 4, 5), 0)]\n    return d, d")
-    with pytest.raises(InputError, match="images of different shapes"):
+    with pytest.raises(InputError, match="images of different shapes or types"):
         list(data.test.batches(torch.arange(2), 2))
 
 
@@ -281,7 +309,7 @@ def test_workers_for_data_in_memory_have_nothing_to_do() -> None:
 
 
 def test_items_are_selected_by_their_own_numbers() -> None:
-    items = Items(lambda index, _: (torch.full((1, 1, 1), index), index), str, torch.arange(10), 0)
+    items = Items(lambda index, _: (torch.full((1, 1, 1), float(index)), index), str, torch.arange(10), 0)
     chosen = items.select(torch.tensor([7, 3, 5])).select(torch.tensor([2, 0]))
     ((images, labels),) = chosen.batches(torch.arange(2), 2)
     assert labels.tolist() == [5, 7] == images.flatten().tolist()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,7 +69,14 @@ def test_official_weights_that_are_there(hub: Path, tmp_path: Path) -> None:
 def test_an_official_file_that_is_another(hub: Path) -> None:
     hub.mkdir(parents=True)
     path = hub / "squeezenet1_1-b8a52dc0.pth"
-    for content in (nn.Linear(2, 2), {"a": torch.ones(2)}, 5):
+    own = torchvision.models.squeezenet1_1().state_dict()
+    for content in (
+        nn.Linear(2, 2),
+        {"a": torch.ones(2)},
+        5,
+        {5: torch.ones(2)},
+        {k: v.double() for k, v in own.items()},
+    ):
         torch.save(content, path)
         with pytest.raises(InputError):
             opened(OFFICIAL)
@@ -182,7 +192,7 @@ def test_a_whole_pickle_is_opened_only_on_request(tmp_path: Path) -> None:
     words = ("--input-shape", "1,8,8", "--json")
     ran = program.greg(tmp_path, "analyze", "net.pt", *words)
     assert (ran.code, ran.out) == (4, "")
-    assert "net.pt is a pickled torch.nn.modules.container.Sequential; nothing in it was run" in ran.error()
+    assert "net.pt holds a pickled torch.nn.modules.container.Sequential; nothing in it was run" in ran.error()
     ran = program.greg(tmp_path, "analyze", "net.pt", *words, "--allow-pickle")
     assert ran.json["params"] == 846
     assert "warning: net.pt is a pickle: opening it runs whatever code it holds" in ran.err
@@ -237,7 +247,7 @@ def test_a_pickle_in_the_users_own_program(tmp_path: Path, monkeypatch: pytest.M
         ),
         (("w.pt", "--arch", OFFICIAL), 2, "MODEL has weights of its own; leave @IMAGENET1K_V1 out"),
         (("w.pt",), 4, "w.pt is not a greg state file; if it holds weights, name their network with --arch SPEC"),
-        (("w.pt", "--arch", "net.py:Other"), 4, "net.py does not define a callable 'Other' itself"),
+        (("w.pt", "--arch", "net.py:Other"), 4, "net.py does not define a callable 'Other'"),
         (("w.pt", "--arch", "net.py:Two"), 4, "w.pt lacks 5.bias: it does not fit net.py:Two"),
         (("two.pt", "--arch", "net.py:Net"), 4, "two.pt has a surplus 5.bias: it does not fit net.py:Net"),
     ],
@@ -268,3 +278,71 @@ def test_weights_with_a_wrapper_say_what_was_taken_off(tmp_path: Path) -> None:
     assert "no trained weights" not in ran.err
     loaded = greg_compress.load(tmp_path / "p.pt")
     assert sum(p.numel() for p in loaded.parameters()) == ran.json["params"]["after"]
+
+
+SCRIPT = """
+import sys, torch
+from torch import nn
+class Net(nn.Sequential): pass
+net = Net(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.Flatten(), nn.Linear(64, 10))
+if __name__ == "__main__":
+    torch.save(net, "main.pt")
+    from script import Net, net
+    torch.save({"model": net, "epoch": 3}, "imported.pt")
+"""
+
+
+def test_pickles_as_training_scripts_write_them(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    subprocess.run([sys.executable, "script.py"], cwd=tmp_path, check=True)
+    words = ("--input-shape", "1,8,8", "--allow-pickle")
+    beside = program.greg(tmp_path, "prune", "imported.pt", *words, "--ratios", "2=0.5", "-o", "p.pt")
+    assert beside.code == 0, beside.err
+    assert program.greg(tmp_path, "evaluate", "p.pt", "--data", "digits", "--allow-pickle").code == 0
+    for name, said in (("main", "script.Net|__main__.Net"), ("imported", "script.Net")):
+        kind = program.greg(tmp_path, "analyze", f"{name}.pt").error()
+        assert re.search(f"holds a pickled ({said}); nothing in it was run", kind)
+    lost = program.greg(tmp_path, "analyze", "main.pt", *words)
+    assert lost.code == 4
+    assert "importable from here, else save its state_dict() and name the network with --arch" in lost.error()
+
+
+def test_a_named_file_may_import_what_lies_beside_it(tmp_path: Path) -> None:
+    """A file that only a state names may not: nobody vouches for its neighbours."""
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "layers.py").write_text(NET)
+    (tmp_path / "deep" / "mine.py").write_text("from layers import Net\ndef mine(): return Net()\n")
+    data = ("--data", "digits", "--iterations", "1", "--batch-size", "64")
+    made = program.greg(tmp_path, "train", "--arch", "deep/mine.py:mine", *data, "-o", "m.pt")
+    assert made.code == 0, made.err
+    refused = program.greg(tmp_path, "analyze", "m.pt")
+    assert refused.code == 4
+    assert "No module named 'layers'" in refused.error()
+    assert "name it with --arch" in refused.error()
+    assert program.greg(tmp_path, "analyze", "m.pt", "--arch", "deep/mine.py:mine").code == 0
+    imported = program.greg(tmp_path, "analyze", "deep/mine.py:Net")
+    assert "but imports it; define a function there that calls it" in imported.error()
+
+
+def test_advice_that_can_be_followed(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(NET)
+    data = ("--data", "digits", "--iterations", "1", "--batch-size", "64")
+    for words, code, said in (
+        (("train", "--arch", "net.py", *data, "-o", "o.pt"), 2, "write torchvision:NAME or FILE.py:CALLABLE"),
+        (("analyze", "net.py"), 2, "say which network it defines, net.py:CALLABLE"),
+        (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "No such option"),
+        (("prune", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "-o . names no file"),
+        (("prune", "net.py:Net", "--ratios", "0.5", "-o", ""), 2, "names no file"),
+    ):
+        ran = program.greg(tmp_path, *words)
+        assert (ran.code, ran.out) == (code, "")
+        assert said in ran.error()
+    (tmp_path / "own.py").write_text(NET.replace("    input_shape = (1, 8, 8)\n", ""))
+    namespace: dict[str, type[nn.Module]] = {"__name__": "n"}
+    exec(NET, namespace)
+    torch.save(namespace["Net"]().state_dict(), tmp_path / "w.pt")
+    known = program.greg(tmp_path, "train", "w.pt", "--arch", "own.py:Net", *data, "-o", "s.pt")
+    assert known.code == 0, known.err  # what the network takes, the data say
+    other = program.greg(tmp_path, "analyze", "s.pt", "--arch", "torchvision:resnet18")
+    assert (other.code, other.out) == (2, "")
+    assert "--arch would have no effect: s.pt holds own.py:Net" in other.error()

@@ -31,6 +31,23 @@ def content() -> dict[str, Any]:
     return torch.load(io.BytesIO(WHOLE), weights_only=True)  # type: ignore[no-any-return]
 
 
+def nested(depth: int) -> dict[str, Any]:
+    return {"x": nested(depth - 1)} if depth else {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"std": [0.0]}, {"std": [float("inf")]}, {"scale": 0}, {"mean": ["1"]}, {"mean": [0.1, 0.2]}, {"std": 5}],
+)
+def test_a_normalisation_that_is_none(greg: Callable[..., Ran], tmp_path: Path, change: dict[str, Any]) -> None:
+    data = content()
+    data["normalization"].update(change)
+    written(tmp_path / "s.pt", data)
+    ran = greg("evaluate", "s.pt", "--data", "digits")
+    assert ran.code == 4
+    assert "normalisation is damaged" in ran.error()
+
+
 def written(path: Path, data: Any) -> Path:
     torch.save(data, path)
     return path
@@ -127,6 +144,13 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
         (lambda d: d.update(version=2, groups={"fc": 1}, input_shapes=[[1, 8, 8]]), "fc is no convolution"),
         (lambda d: d.update(version=2, groups={"conv1": 2}, input_shapes=[[1, 8, 8]]), "cannot have been cut to 2"),
         (lambda d: d.update(version=2, groups={"conv1": "x"}, input_shapes=[[1, 8, 8]]), "does not fit"),
+        (lambda d: d.update(classes=-5), "impossible number of classes"),
+        (lambda d: d.update(history=[{"x": torch.ones(2)}]), "plain values belong"),
+        (lambda d: d.update(history=[nested(100)]), "plain values belong"),
+        (lambda d: d.update(plan={"a": {5: 1}}), "plain values belong"),
+        (lambda d: d.update(version=2, groups={}, input_shapes=[[1, 8.5, 8]]), "impossible input shape"),
+        (lambda d: d.update(version=2, groups={}, input_shapes=[[1, 8, 8], []]), "impossible input shape"),
+        (lambda d: d.update(version=2, groups={}, input_shapes=[[9000, 900, 900]]), "impossible input shape"),
         (lambda d: d.update(history=[3]), "history is not a list of commands"),
         (lambda d: d["weights"].update({3: torch.zeros(1)}), "not all tensors"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import io
+import json
 import os
 import pickle
 import random
@@ -28,6 +29,7 @@ from greg_compress.options import ModelOptions
 from greg_compress.sources.specs import parse_architecture
 from greg_compress.state import files
 from greg_compress.state.models import open_model
+from greg_compress.tensor_files.arrays import read_arrays
 from greg_compress.tensor_files.plain_pickle import Inert, PlainUnpickler
 from greg_compress.tensor_files.reader import read
 from greg_compress.tensor_files.state_dicts import unwrapped
@@ -178,9 +180,51 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "lists of the same lists": lambda: zipped(b"\x80\x02]q\x00" + _doubling(60)),
     "a string that claims 2^60 bytes": lambda: zipped(b"\x80\x04\x8d" + struct.pack("<Q", 2**60) + b"x."),
     "a pickle of 100 MB": lambda: zipped(b"\x80\x02" + b"N0" * 50_000_000 + b"N."),
+    "a dictionary in itself": lambda: zipped(b"\x80\x02}q\x00X\x05\x00\x00\x00modelh\x00s."),
+    "a prefix of a million parts": lambda: zipped(_named("a." * 4_000_000 + "w"), **{"0": bytes(4)}),
+    "keys that collide": lambda: zipped(
+        b"\x80\x02}("
+        + b"".join(b"\x8a\x0a" + (k * (2**61 - 1)).to_bytes(10, "little") + b"N" for k in range(10**5))
+        + b"u."
+    ),
+    "a long integer as a key again and again": lambda: zipped(
+        b"\x80\x02}\x8b" + struct.pack("<i", 15_000_000) + b"\x01" * 15_000_000 + b"q\x00Ns" + b"h\x00Ns" * 99 + b"."
+    ),
+    "a shape of long integers": lambda: zipped(tensor_pickle(1, (2**70,) * 60, (0,) * 60), **{"0": bytes(4)}),
+    "a shape of a million dimensions": lambda: zipped(tensor_pickle(1, (1,) * 10**6, (1,) * 10**6), **{"0": bytes(4)}),
+    "one byte string as many shapes": lambda: zipped(
+        b"\x80\x04ctorch\nSize\nq\x00B"
+        + struct.pack("<I", 2**22)
+        + bytes(2**22)
+        + b"\x85q\x01"
+        + b"h\x00h\x01R" * 3000
+        + b"."
+    ),
+    "one list of pairs as many dictionaries": lambda: zipped(
+        b"\x80\x02ccollections\nOrderedDict\nq\x00]("
+        + b"".join(b"](J" + struct.pack("<i", n) + b"Ne" for n in range(200_000))
+        + b"e\x85q\x01"
+        + b"h\x00h\x01R" * 2000
+        + b"."
+    ),
+    "a view of the other sign": lambda: zipped(_negated(), **{"0": bytes(4)}),
     "a compressed entry": lambda: _compressed(),
     "entries that overlap": lambda: _overlapping(),
 }
+
+
+def _named(name: str) -> bytes:
+    return tensor_pickle(1, (1,), (1,)).replace(
+        b"X\x01\x00\x00\x00w", b"X" + struct.pack("<I", len(name)) + name.encode()
+    )
+
+
+def _negated() -> bytes:
+    """torch.load would apply the sign; without it the network would be another."""
+    buffer = io.BytesIO()
+    torch.save({"w": torch._neg_view(torch.ones(1))}, buffer)
+    with zipfile.ZipFile(buffer) as archive:
+        return archive.read(next(name for name in archive.namelist() if name.endswith("data.pkl")))
 
 
 def _doubling(times: int) -> bytes:
@@ -232,16 +276,53 @@ def test_the_measure_of_memory_measures() -> None:
 
 
 @measurable
-def test_a_state_that_asks_for_a_giant_network(tmp_path: Path) -> None:
-    """Its factory is run on the meta device first."""
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["architecture"]["kwargs"].update(width=20_000),
+        lambda d: d.update(architecture={"spec": "torchvision:resnet18", "kwargs": {"num_classes": 10**9}}),
+        lambda d: d.update(
+            architecture={"spec": "torchvision:regnet_x_400mf", "kwargs": {"num_classes": 2_500_000}}, weights={}
+        ),
+        lambda d: (
+            d["architecture"]["kwargs"].update(width=900),
+            d.update(weights=dict.fromkeys(map(str, range(2000)), torch.zeros(2**18))),
+        ),
+    ],
+)
+def test_a_state_that_asks_for_a_giant_network(tmp_path: Path, change: Callable[[Any], Any]) -> None:
+    """Its factory is run without memory first."""
     data = torch.load(DIGITS, weights_only=True)
-    data["architecture"]["kwargs"]["width"] = 20_000
+    change(data)
     torch.save(data, tmp_path / "giant.pt")
     reset_peak()
     before = peak()
     with pytest.raises(InputError, match=r"takes .* bytes, far more than its weights"):
         open_model(ModelOptions(str(tmp_path / "giant.pt")))
     assert peak() - before < MOST_MEMORY
+
+
+@measurable
+@pytest.mark.parametrize("shape", [(0,), (0,) * 10**6])
+def test_safetensors_with_giant_headers(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    """A million names, or dimensions, of nothing."""
+    many = 10**6 if len(shape) == 1 else 9
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps({str(n): entry for n in range(many)}).encode()
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    reset_peak()
+    before = peak()
+    with pytest.raises(InputError, match=r"its header is larger than 16 MiB"):
+        read(tmp_path / "w.safetensors")
+    assert peak() - before < MOST_MEMORY
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="no ordinary file"):
+        read(tmp_path / "w.pt")
+    with pytest.raises(InputError, match="no ordinary file"):
+        read_arrays(tmp_path / "w.pt")
 
 
 # The fuzzer
@@ -350,12 +431,17 @@ def test_the_fuzzer_finds_a_reader_that_trusts_its_files(tmp_path: Path) -> None
     assert any(word.startswith("raised") for word in said)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_subnormal=False) | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3) | st.integers(), inner, max_size=4),
+scalars = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_subnormal=False)
+keys = st.text(max_size=3) | st.integers(-999, 999)
+plain = st.recursive(
+    scalars | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(keys, inner, max_size=4),
     max_leaves=12,
-), st.sampled_from([2, 3, 4]))  # fmt: skip
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(plain, st.sampled_from([2, 3, 4]))
 def test_plain_values_are_unpickled_as_pickle_does(value: Any, protocol: int) -> None:
     assert PlainUnpickler(io.BytesIO(pickle.dumps(value, protocol))).load() == value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -159,13 +160,34 @@ def test_a_label_without_a_logit_is_said() -> None:
         list(loop)
 
 
-def test_a_momentum_of_another_shape_is_refused() -> None:
-    loop = make_loop(Small(), total=4, penalised=False)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda s: s["optimizer"]["state"][0].update(momentum_buffer=torch.zeros(3)), "another shape or type"),
+        (lambda s: s["optimizer"]["param_groups"][0].update(weight_decay=-1e30), "other settings"),
+        (lambda s: s["optimizer"]["param_groups"][0].update(nesterov=True), "other settings"),
+        (lambda s: s.update(iteration=5.5), "iteration 5.5"),
+        (lambda s: s.update(iteration=True), "iteration True"),
+        (lambda s: s.update(iteration=9), "iteration 9 of 8"),
+        (lambda s: s["epoch"].update(seen=-5), "figures of the epoch"),
+        (lambda s: s["epoch"].update(loss=torch.zeros(3)), "figures of the epoch"),
+        (lambda s: s["log"].append({"loss": "x"}), "other things than numbers"),
+        (lambda s: s["regularizer"].update(updates=3), "3 updates in 4 iterations"),
+        (lambda s: s["regularizer"].update(iteration=-7), "impossible counts"),
+        (lambda s: s["regularizer"].update(growths=0.5), "impossible counts"),
+        (lambda s: s["regularizer"].update(stabilizing_since=9), "updates in 4 iterations"),
+        (lambda s: s["regularizer"].update(picks={}), "picks that do not belong"),
+        (lambda s: s["regularizer"].update(ratios=torch.full((2,), float("nan"))), "other moving ratios"),
+    ],
+)
+def test_an_edited_position_is_refused(change: Callable[[Any], Any], said: str) -> None:
+    loop = make_loop(Small(), total=4)
     list(loop)
-    state = loop.state_dict()
-    state["optimizer"]["state"][0]["momentum_buffer"] = torch.zeros(3)
-    with pytest.raises(ValueError, match="another shape"):
-        make_loop(Small(), total=8, penalised=False).load_state_dict(state)
+    state = copy.deepcopy(loop.state_dict())
+    make_loop(Small(), total=8).load_state_dict(copy.deepcopy(state))  # as it is, it fits
+    change(state)
+    with pytest.raises((ValueError, AssertionError), match=said):
+        make_loop(Small(), total=8).load_state_dict(state)
 
 
 def test_outputs_that_are_no_logits_are_refused() -> None:

@@ -85,6 +85,8 @@ def model_options(
             raise RequestError("--allow-pickle would have no effect: MODEL is an architecture")
         spec = model
     else:
+        if model.endswith(".py"):
+            raise RequestError(f"{model}: say which network it defines, {model}:CALLABLE")
         require_file(Path(model))
         if arch_arg and arch is None:
             raise RequestError("--arch-arg would have no effect without --arch")
@@ -108,6 +110,7 @@ def trainable_options(
     if model is None and arch is None:
         raise RequestError("say what to train: --arch SPEC, or a dense state to go on from")
     if model is None:
+        parse_architecture(str(arch))
         model, arch = arch, None
     return model_options(str(model), arch, arch_arg, input_shape, allow_pickle, download, fetches_data=True)
 
@@ -135,7 +138,7 @@ def selection(
 def output(
     out: Annotated[Path, Option("-o", "--out", metavar="OUT", help="The file to write.")], force: Force = False
 ) -> Output:
-    found = Output(out, force)
+    found = Output(_file(out), force)
     require_free(found, resumable=False)
     return found
 
@@ -145,9 +148,15 @@ def resumable_output(
     force: Force = False,
     resume: Annotated[bool, Option("--resume", help="Go on from OUT.partial, if there is one.")] = False,
 ) -> Output:
-    found = Output(out, force, resume)
+    found = Output(_file(out), force, resume)
     require_free(found, resumable=True)
     return found
+
+
+def _file(out: Path) -> Path:
+    if not out.name or out.name == "..":
+        raise RequestError(f"-o {out} names no file")
+    return out
 
 
 def training_options(

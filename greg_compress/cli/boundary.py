@@ -24,6 +24,7 @@ from typer.exceptions import TyperException
 from greg_compress.errors import GregError, is_out_of_memory
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
+LONGEST_LINE = 2000
 
 
 class Boundary(TyperGroup):
@@ -73,7 +74,7 @@ def _exit_code(run: Callable[[], Any], heard: Heard) -> int:
             return _say(str(error), error.exit_code)
     except TyperException as error:
         return _say(f"{error.format_message()} (see --help)", 2)
-    except (Exception, SystemExit, Signalled) as error:
+    except BaseException as error:  # a user's own file can raise anything
         if heard.number is None:
             return _unexpected(error)
     else:
@@ -87,14 +88,15 @@ def _unexpected(error: BaseException) -> int:
         return _say(f"{where}{error.strerror or error}", 1)
     if is_out_of_memory(error):
         return _say("out of memory; try a smaller --batch-size or network", 1)
-    if isinstance(error, SystemExit):
-        return _say("stopped early: the output was closed, or something called sys.exit", 1)
+    if not isinstance(error, Exception):
+        return _say(f"stopped early by {type(error).__name__}: the output was closed, or a file of yours raised it", 1)
     traceback.print_exception(error)
     return _say(f"internal error, please report it with the lines above ({type(error).__name__})", 1)
 
 
 def _say(text: str, code: int) -> int:
     line = " ".join(ANSI.sub("", text).split())
+    line = line if len(line) < LONGEST_LINE else line[:LONGEST_LINE] + "..."
     line = "".join(letter if letter.isprintable() else "?" for letter in line)  # a file may name tensors as it likes
     with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
         print(f"greg: {line}", file=sys.stderr, flush=True)

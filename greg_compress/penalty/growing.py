@@ -129,13 +129,24 @@ class GrowingPenalty:
         """Go on from :meth:`state_dict`.
 
         Raises:
-            ValueError: it holds other gauges, or counts that this schedule does not reach.
+            ValueError: it holds other gauges, or counts that do not belong together.
         """
+        iteration, growths, updates = (state[name] for name in ("iteration", "growths", "updates"))
+        since = state["stabilizing_since"]
+        if not all(type(number) is int and number >= 0 for number in (iteration, growths, updates, since or 0)):
+            raise ValueError("impossible counts")
+        until = iteration if since is None else since
+        if not until <= iteration or growths + updates != -(-until // self.schedule.update_every):
+            raise ValueError(f"{growths + updates} updates in {iteration} iterations")
+        most = self.schedule.picking.updates if self.schedule.picking else 0
+        picked = state["picks"] is not None
+        if growths > most or (updates and growths < most) or picked != bool(most and updates):
+            raise ValueError(f"picks that do not belong to {growths} and {updates} updates")
         if state["picks"] is not None:
             self._decide(state["picks"])
-        self._iteration, self._growths, self._updates = state["iteration"], state["growths"], state["updates"]
-        self._stabilizing_since = state["stabilizing_since"]
+        self._iteration, self._growths, self._updates = iteration, growths, updates
+        self._stabilizing_since = since
         ratios, gauges = state["ratios"], self._aim.gauges
-        if ratios is not None and tuple(ratios.shape) != (len(gauges),):
-            raise ValueError(f"{len(gauges)} groups, but {tuple(ratios.shape)} moving ratios")
+        if ratios is not None and (tuple(ratios.shape) != (len(gauges),) or not bool((ratios > 0).all())):
+            raise ValueError(f"{len(gauges)} groups, but other moving ratios")
         self._ratios = None if ratios is None else ratios.to(gauges[0].weight.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from fractions import Fraction
 from typing import TypeVar
 
 from greg_compress.errors import RequestError
@@ -59,7 +60,7 @@ class GrowthSchedule:
 
 
 def _first_above(ceiling: Decimal, delta: Decimal) -> int:
-    return int(ceiling // delta) + 1
+    return int(Fraction(ceiling) / Fraction(delta)) + 1
 
 
 def resolve_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float) -> GrowthSchedule:

@@ -91,7 +91,7 @@ def _share(name: str, entry: Mapping[str, Any], groups: Mapping[str, Group]) -> 
     if name not in groups or groups[name].channels != channels or groups[name].frozen:
         raise InputError(f"the picks do not fit the network: group {name!r} of {channels} free units is not there")
     if not (
-        type(kept) is int
+        type(kept) is type(channels) is int
         and len(set(removed)) == len(removed) == channels - kept
         and 0 < kept < channels
         and all(type(unit) is int and 0 <= unit < channels for unit in removed)

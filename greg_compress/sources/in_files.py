@@ -86,10 +86,14 @@ def from_callable(spec: DataSpec, workers: int | None) -> Dataset:
         InputError: FILE.py breaks, or returns something else.
     """
     path = Path(spec.kind)
-    make = user_files.defined(path, user_files.contents(path), str(spec.root))
+    make, _ = user_files.named(path, str(spec.root))
     with input_fault(f"{spec} cannot be built"):
-        train, test = make()
+        made = make()
+        if not isinstance(made, (tuple, list)) or len(made) != 2:
+            raise InputError(f"{spec} must return two datasets, (train, test)")
+        train, test = made
         lengths = [len(train), len(test)]
+        classes = len(train.classes) if hasattr(train, "classes") else None
     if not lengths[0]:
         raise InputError(f"{spec} holds no training images")
     reading = default_workers() if workers is None else workers
@@ -102,8 +106,7 @@ def from_callable(spec: DataSpec, workers: int | None) -> Dataset:
     shape = tuple(image.shape[1:])
     scale = 1.0 if image.is_floating_point() else 1 / 255
     normalization = Normalization(scale, (0.0,) * shape[0], (1.0,) * shape[0])
-    classes = getattr(train, "classes", None)
-    return Dataset(str(spec), None if classes is None else len(classes), parts[0], parts[1], normalization, shape)
+    return Dataset(str(spec), classes, parts[0], parts[1], normalization, shape)
 
 
 def _item(dataset: Any, index: int, _train: bool) -> tuple[Tensor, int]:

@@ -69,7 +69,7 @@ def _fashion_mnist(spec: DataSpec, download: bool) -> Dataset:
         found = FashionMNIST(spec.root, train=train, download=download)
         return _checked(found.data.unsqueeze(1), found.targets, 10, (1, 28, 28), padding=2)
 
-    train, test = _parts(spec, part, "FashionMNIST/raw")
+    train, test = _parts(spec, part, "FashionMNIST/raw", download)
     return Dataset(str(spec), 10, train, test, Normalization(1 / 255, (0.2860,), (0.3530,)), (1, 28, 28))
 
 
@@ -84,7 +84,9 @@ def _cifar(spec: DataSpec, download: bool) -> Dataset:
     if download:
         from torchvision.datasets import CIFAR10, CIFAR100
 
-        _parts(spec, lambda train: {10: CIFAR10, 100: CIFAR100}[classes](spec.root, train, download=True), folder)
+        _parts(
+            spec, lambda train: {10: CIFAR10, 100: CIFAR100}[classes](spec.root, train, download=True), folder, download
+        )
 
     def part(train: bool) -> Part:
         batches = [read_arrays(Path(str(spec.root), folder, name)) for name in (train_files if train else test_files)]
@@ -92,19 +94,19 @@ def _cifar(spec: DataSpec, download: bool) -> Dataset:
         labels = torch.tensor([label for batch in batches for label in batch[key]])
         return _checked(images, labels, classes, (3, 32, 32), padding=4)
 
-    train, test = _parts(spec, part, folder)
+    train, test = _parts(spec, part, folder, download)
     return Dataset(str(spec), classes, train, test, Normalization(1 / 255, mean, std), (3, 32, 32))
 
 
-def _parts(spec: DataSpec, part: Callable[[bool], Part], where: str) -> tuple[Part, Part]:
+def _parts(spec: DataSpec, part: Callable[[bool], Part], where: str, download: bool) -> tuple[Part, Part]:
     try:
         return part(True), part(False)
     except Exception as error:
         # torchvision's readers assert, index and unpack: damaged files can raise anything.
         said = str(error) if isinstance(error, InputError) else first_line(error)
         raise InputError(
-            f"{spec.kind} cannot be read below {spec.root} ({said}); put torchvision's {where} files there, or add"
-            " --download"
+            f"{spec.kind} cannot be read below {spec.root} ({said}); put torchvision's {where} files there"
+            + ("" if download else ", or add --download")
         ) from error
 
 

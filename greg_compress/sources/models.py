@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import io
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -20,10 +21,12 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from greg_compress.errors import InputError, RequestError, input_fault
+from greg_compress.errors import InputError, RequestError, first_line, input_fault
 from greg_compress.sources import torchvision_models, user_files
 from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture
+from greg_compress.tensor_files.state_dicts import WRAPPERS
 
 MOST_FOLDERS = 10_000
 """How many folders below the current one are searched for a file; a build may run in /."""
@@ -41,10 +44,9 @@ def build(architecture: Architecture, download: bool = False) -> tuple[nn.Module
     if architecture.source == TORCHVISION:
         make = torchvision_models.official(architecture, download) or torchvision_models.factory(architecture)
         return _call(make, architecture), architecture
-    path = Path(architecture.source)
-    source = user_files.contents(path)
-    named = replace(architecture, sha256=user_files.sha256(source))
-    return _call(user_files.defined(path, source, architecture.name), named), named
+    make, digest = user_files.named(Path(architecture.source), architecture.name)
+    named = replace(architecture, sha256=digest)
+    return _call(make, named), named
 
 
 def rebuild(
@@ -72,8 +74,7 @@ def _factory(architecture: Architecture, named: Architecture | None, allow_pickl
     if architecture.source == TORCHVISION:
         return torchvision_models.factory(architecture)
     if named is not None:
-        path = Path(named.source)
-        return user_files.defined(path, user_files.contents(path), named.name)
+        return user_files.named(Path(named.source), named.name)[0]
     is_pickle = architecture.source == PICKLE
     if is_pickle and not allow_pickle:
         raise InputError(
@@ -86,7 +87,12 @@ def _factory(architecture: Architecture, named: Architecture | None, allow_pickl
         if user_files.sha256(content) == architecture.sha256:
             if is_pickle:
                 return functools.partial(unpickled, content, str(path))
-            return user_files.defined(path, content, architecture.name)
+            try:
+                return user_files.defined(path, content, architecture.name)
+            except InputError as error:
+                if isinstance(error.__cause__, ImportError):  # what lies beside it was not looked for
+                    raise InputError(f"{error}; name it with --arch {path}:{architecture.name}") from error
+                raise
     raise InputError(
         f"the network was made by {architecture.spec}, and {_missing(recorded)} below {Path.cwd()} or in sample_models;"
         + (" put it there" if is_pickle else f" name it with --arch FILE.py:{architecture.name}")
@@ -117,21 +123,44 @@ def _candidates(recorded: Path) -> Iterator[Path]:
             yield path
 
 
-def unpickled(content: bytes, path: str) -> Any:
-    """Unpickle a whole network. This runs whatever the bytes say.
+def unpickled(content: bytes, path: str) -> nn.Module:
+    """Unpickle a whole network, alone or under one of the usual keys. This runs whatever the bytes say.
+
+    Its classes are imported from the current directory as well.
 
     Raises:
-        InputError: it breaks.
+        InputError: it breaks, or holds no network.
     """
-    with input_fault(f"{path} cannot be unpickled"):
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.insert(0, here)
+    try:
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-    return found.module if isinstance(found, nn.DataParallel) else found
+    except (Exception, SystemExit) as error:
+        raise InputError(
+            f"{path} cannot be unpickled ({first_line(error)}); its classes must be importable from here, else save"
+            " its state_dict() and name the network with --arch"
+        ) from error
+    if isinstance(found, dict):
+        found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), nn.Module)), found)
+    if isinstance(found, nn.DataParallel):
+        found = found.module
+    if not isinstance(found, nn.Module):
+        raise InputError(f"{path} holds a {type(found).__name__}, not a torch.nn.Module")
+    return found
+
+
+class OnMeta(TorchFunctionMode):
+    """Parameters and buffers take no memory. Unlike in torch.device("meta"), a factory may calculate with tensors."""
+
+    def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        filled = func in (torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn)
+        return func(*args, **(kwargs or {}) | ({"device": "meta"} if filled else {}))
 
 
 def _refuse_giants(make: Any, architecture: Architecture, most: int) -> None:
     """Build on the meta device first: a state of a few bytes may ask for a network of any width."""
     try:
-        with torch.device("meta"):
+        with OnMeta():
             tensors = [*(model := make(**architecture.kwargs)).parameters(), *model.buffers()]
     except Exception:  # a user's factory that looks at values; the real call says what is wrong with it, if anything
         return

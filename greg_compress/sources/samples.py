@@ -154,11 +154,8 @@ class _Reader:
                 torch.set_rng_state(generator.get_state())  # transforms draw from the global generators
                 random.seed(generator.initial_seed())
                 numpy.random.seed(generator.initial_seed() % 2**32)
-            image, label = self.items.read(index, self.draw is not None)
-            if not isinstance(image, Tensor) or image.dim() != 3:
-                raise TypeError(f"it is a {type(image).__name__}, not a tensor (C, H, W); add a transform")
-            return image, int(label)
-        except (Exception, SystemExit) as error:
+            return _checked(*self.items.read(index, self.draw is not None))
+        except BaseException as error:  # whatever ends a worker leaves the others waiting
             return Unreadable(f"{self.items.name(index)} cannot be read ({first_line(error)})")
         finally:
             torch.set_rng_state(before[0])
@@ -166,14 +163,25 @@ class _Reader:
             numpy.random.set_state(before[2])
 
 
+def _checked(image: Any, label: Any) -> tuple[Tensor, int]:
+    if not isinstance(image, Tensor) or image.dim() != 3:
+        raise TypeError(f"it is a {type(image).__name__}, not a tensor (C, H, W); add a transform")
+    plain = image.layout == torch.strided and image.device.type == "cpu"
+    if not plain or not (image.is_floating_point() or image.dtype == torch.uint8):
+        raise TypeError("images are floating-point or bytes, in memory")
+    if int(label) != label or not 0 <= label < 2**31:
+        raise ValueError(f"{label} is no label")
+    return image.detach(), int(label)
+
+
 def _collated(samples: Sequence[tuple[Tensor, int] | Unreadable]) -> Batch | Unreadable:
     for sample in samples:
         if isinstance(sample, Unreadable):
             return sample
     images, labels = zip(*samples, strict=True)
-    shapes = {tuple(image.shape) for image in images}
-    if len(shapes) > 1:
-        return Unreadable(f"images of different shapes stand in one data set: {' and '.join(map(str, sorted(shapes)))}")
+    kinds = sorted({f"{tuple(image.shape)} {image.dtype}" for image in images})
+    if len(kinds) > 1:
+        return Unreadable(f"images of different shapes or types stand in one data set: {' and '.join(kinds)}")
     return torch.stack(images), torch.tensor(labels)
 
 

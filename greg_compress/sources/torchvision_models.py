@@ -13,7 +13,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from greg_compress.errors import InputError, RequestError, first_line
 from greg_compress.sources.specs import Architecture
@@ -90,12 +90,13 @@ def _filled(builder: Factory, weights: Any, download: bool, **arguments: Any) ->
             " put it there, or add --download"
         )
     content, _ = read(path)
-    if not isinstance(content, dict):
+    usual = (torch.float32, torch.int64)
+    if not (isinstance(content, dict) and all(isinstance(t, Tensor) and t.dtype in usual for t in content.values())):
         raise InputError(f"{path} does not hold the weights {weights}; nothing in it was run")
     with _fetching(content):
         try:
             return builder(weights=weights, progress=False, **arguments)
-        except (RuntimeError, AttributeError, ValueError) as error:
+        except Exception as error:  # torchvision renames and drops tensors, by names that need not be there
             raise InputError(f"{path} does not hold the weights {weights} ({first_line(error)})") from error
 
 

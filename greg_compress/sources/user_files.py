@@ -29,6 +29,22 @@ def sha256(source: bytes) -> str:
     return hashlib.sha256(source).hexdigest()
 
 
+def named(path: Path, name: str) -> tuple[Any, str]:
+    """What a FILE.py defines that this command names itself, and its digest.
+
+    It may import what lies beside it, as a script may. A file that only a state names may not: nobody looked at
+    what lies beside it, and the digest is of one file.
+
+    Raises:
+        InputError: as :func:`contents` and :func:`defined`.
+    """
+    source = contents(path)
+    beside = str(path.resolve().parent)
+    if beside not in sys.path:
+        sys.path.insert(0, beside)
+    return defined(path, source, name), sha256(source)
+
+
 def defined(path: Path, source: bytes, name: str) -> Any:
     """Run the very bytes that were looked at, and return the callable that they define.
 
@@ -42,7 +58,12 @@ def defined(path: Path, source: bytes, name: str) -> Any:
     sys.modules[module.__name__] = module  # for pickling, dataclasses and the like
     with input_fault(f"{path} cannot be run"):
         exec(compile(source, str(path), "exec"), module.__dict__)
-    found = getattr(module, name, None)
-    if not callable(found) or getattr(found, "__module__", None) != module.__name__:
-        raise InputError(f"{path} does not define a callable {name!r} itself")
+        found = getattr(module, name, None)
+        home = getattr(found, "__module__", None)
+    if not callable(found):
+        raise InputError(f"{path} does not define a callable {name!r}")
+    if home != module.__name__:
+        raise InputError(
+            f"{path} does not define a callable {name!r} itself, but imports it; define a function there that calls it"
+        )
     return found

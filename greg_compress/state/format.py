@@ -13,8 +13,8 @@ from greg_compress.sources.specs import Architecture
 
 FORMAT = "greg-state"
 VERSION = 2
-MOST_INPUT = 2**28
-"""Elements of one sample: 1 GiB in float32."""
+MOST_INPUT, MOST_DEPTH = 2**24, 50
+"""Elements of one sample (64 MiB in float32), and containers in one another."""
 STAGES = ("dense", "regularized", "pruned", "finetuned")
 
 
@@ -67,6 +67,15 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 }
 
 
+def _is_json(value: Any, depth: int = 0) -> bool:
+    if isinstance(value, (dict, list)) and depth < MOST_DEPTH:
+        keys = all(isinstance(key, str) for key in value) if isinstance(value, dict) else True
+        return keys and all(
+            _is_json(item, depth + 1) for item in (value.values() if isinstance(value, dict) else value)
+        )
+    return isinstance(value, (str, int, float, bool, type(None)))
+
+
 def from_dict(data: Any, path: str) -> State:
     """Check a dictionary and make it a State.
 
@@ -91,14 +100,20 @@ def from_dict(data: Any, path: str) -> State:
         raise InputError(f"{path} is damaged: its weights are not all tensors")
     if not all(isinstance(entry, dict) for entry in data["history"]):
         raise InputError(f"{path} is damaged: its history is not a list of commands")
+    if not all(_is_json(data[name]) for name in _TYPES if name not in ("weights", "run")):
+        raise InputError(f"{path} is damaged: it holds tensors or depths where plain values belong")
     fields = {name: data[name] for name in _TYPES}
     try:
         fields["architecture"] = Architecture(**data["architecture"])
         fields["architecture"].check()
-        fields["input_shapes"] = tuple(tuple(int(size) for size in shape) for shape in data["input_shapes"])
-        sizes = [size for shape in fields["input_shapes"] for size in shape]
-        if not sizes or not all(0 < size < 2**20 for size in sizes) or math.prod(sizes) > MOST_INPUT:
-            raise ValueError("impossible input shape")
+        fields["input_shapes"] = tuple(tuple(shape) for shape in data["input_shapes"])
+        for sizes in fields["input_shapes"] or ((),):
+            if not sizes or not all(type(size) is int and 0 < size < 2**20 for size in sizes):
+                raise ValueError("impossible input shape")
+            if math.prod(sizes[:8]) > MOST_INPUT:
+                raise ValueError("impossible input shape")
+        if data["classes"] is not None and not 0 < data["classes"] < 2**31:
+            raise ValueError("impossible number of classes")
     except (TypeError, ValueError, OverflowError) as error:
         raise InputError(f"{path} is damaged: {error}") from error
     return State(**fields)

@@ -15,15 +15,17 @@ from greg_compress.options import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources import models, user_files
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.specs import PICKLE, Architecture, is_architecture, parse_architecture
+from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture, is_architecture, parse_architecture
 from greg_compress.sources.torchvision_models import preprocessing
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.surgery.cut import Form, reshape
 from greg_compress.tensor_files.plain_pickle import Inert
 from greg_compress.tensor_files.reader import read
-from greg_compress.tensor_files.state_dicts import unwrapped
+from greg_compress.tensor_files.state_dicts import WRAPPERS, unwrapped
 from greg_compress.whole_files import require_file
+
+Shape = tuple[int, ...]
 
 
 @dataclass
@@ -40,15 +42,18 @@ class Opened:
         return not self.state.history
 
 
-def open_model(options: ModelOptions, ui: Reporter | None = None) -> Opened:
+def open_model(options: ModelOptions, ui: Reporter | None = None, likely: Shape | None = None) -> Opened:
     """Open a MODEL: a state file, a weights file with `--arch`, a pickled network, or an architecture spec.
+
+    Args:
+        likely: the input shape where nothing else says one: the data's.
 
     Raises:
         InputError: the file cannot be used.
         RequestError: the input shape is not known, or contradicts the state's.
     """
     ui = ui or Reporter()
-    opened = _opened(options, ui)
+    opened = _opened(options, ui, likely)
     if opened.untrained:
         ui.warn(f"{options.model} has no trained weights")
     return opened
@@ -66,26 +71,34 @@ def open_beside(text: str, model: ModelOptions) -> Opened:
         return open_model(replace(model, model=text))
 
 
-def _opened(options: ModelOptions, ui: Reporter) -> Opened:
+def _opened(options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened:
     if is_architecture(options.model):
         assert options.arch is not None
-        return fresh(options.arch, options)
+        return fresh(options.arch, options, likely)
     path = Path(options.model)
     require_file(path)
     data, digest = read(path)
     if files.is_state(data):
         return _from_state(files.state_of(data, path), digest, options)
-    if isinstance(data, Inert):
-        return _from_pickle(path, data, digest, options, ui)
+    if options.allow_pickle:
+        return _from_pickle(path, data, digest, options, ui, likely)
+    if (kind := _pickled(data)) is not None:
+        raise InputError(
+            f"{path} holds a pickled {kind}; nothing in it was run. Opening it runs code: add --allow-pickle if you"
+            " trust it, or save its state_dict() and name the network with --arch"
+        )
     if options.arch is None:
         raise InputError(f"{path} is not a greg state file; if it holds weights, name their network with --arch SPEC")
-    return _from_weights(data, digest, options, ui)
+    return _from_weights(data, digest, options, ui, likely)
 
 
 def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
     text = options.model
     if state.run is not None:
         raise InputError(f"{text} is unfinished work; repeat the command that began it with --resume")
+    own = state.architecture
+    if options.arch is not None and {own.source, options.arch.source} & {TORCHVISION, PICKLE}:
+        raise RequestError(f"--arch would have no effect: {text} holds {own.spec}")
     if options.arch is not None and options.arch.kwargs:
         raise RequestError(f"--arch-arg would have no effect: {text} records its own")
     if options.allow_pickle and state.architecture.source != PICKLE:
@@ -97,12 +110,10 @@ def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
         return Opened(network(state, options, text), state, digest)
 
 
-def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter) -> Opened:
+def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened:
     """Put the weights of a file into the network that `--arch` names."""
     assert options.arch is not None
-    if options.allow_pickle:
-        raise RequestError(f"--allow-pickle would have no effect: {options.model} is read without running anything")
-    opened = fresh(options.arch, options)
+    opened = fresh(options.arch, options, likely)
     try:
         weights, said = unwrapped(data, opened.state.weights.keys())
     except InputError as error:
@@ -116,29 +127,35 @@ def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter) -
     return opened
 
 
-def _from_pickle(path: Path, data: Inert, digest: str, options: ModelOptions, ui: Reporter) -> Opened:
-    """Unpickle a whole network, if the user says so."""
-    if not options.allow_pickle:
-        raise InputError(
-            f"{path} is a pickled {data.kind}; nothing in it was run. Opening it runs code: add --allow-pickle if you"
-            " trust it, or save its state_dict() and name the network with --arch"
-        )
+def _pickled(data: Any) -> str | None:
+    """The class of a whole network in a file, alone or under one of the usual keys; None beside plain weights."""
+    if not isinstance(data, dict):
+        return data.kind if isinstance(data, Inert) else None
+    held = [data.get(key) for key in WRAPPERS]
+    plain = any(isinstance(value, dict) for value in held) or any(isinstance(value, Tensor) for value in data.values())
+    return None if plain else next((value.kind for value in held if isinstance(value, Inert)), None)
+
+
+def _from_pickle(
+    path: Path, data: Any, digest: str, options: ModelOptions, ui: Reporter, likely: Shape | None
+) -> Opened:
+    """Unpickle a whole network, as the user wishes."""
+    if _pickled(data) is None:
+        raise RequestError(f"--allow-pickle would have no effect: {path} is read without running anything")
     if options.arch is not None:
         raise RequestError(f"--arch would have no effect: {path} is a whole network")
     ui.warn(f"{path} is a pickle: opening it runs whatever code it holds")
     model = models.unpickled(user_files.contents(path), str(path))
-    if not isinstance(model, nn.Module):
-        raise InputError(f"{path} holds a {type(model).__name__}, not a torch.nn.Module")
-    opened = _dense(model, Architecture(f"{PICKLE}:{path}", sha256=digest), options)
+    opened = _dense(model, Architecture(f"{PICKLE}:{path}", sha256=digest), options, likely)
     opened.state.history = [history.entry("open", {}, {}, model=str(path), digest=digest)]
     opened.digest = digest
     return opened
 
 
-def fresh(architecture: Architecture, options: ModelOptions) -> Opened:
+def fresh(architecture: Architecture, options: ModelOptions, likely: Shape | None = None) -> Opened:
     """A network as its factory makes it, and its (dense) state."""
     model, recorded = models.build(architecture, options.download)
-    opened = _dense(model, recorded, options)
+    opened = _dense(model, recorded, options, likely)
     if (trained := preprocessing(recorded) if recorded.has_weights else None) is not None:
         transforms, opened.state.classes = trained
         normalization = Normalization(1 / 255, tuple(transforms.mean), tuple(transforms.std))
@@ -147,8 +164,9 @@ def fresh(architecture: Architecture, options: ModelOptions) -> Opened:
     return opened
 
 
-def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions) -> Opened:
-    shapes = options.input_shapes or models.default_input_shapes(recorded, model)
+def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions, likely: Shape | None) -> Opened:
+    known = models.default_input_shapes(recorded, model)
+    shapes = options.input_shapes or known or (None if likely is None else (likely,))
     if shapes is None:
         raise RequestError(f"{options.model} does not say what input it takes; add --input-shape C,H,W")
     with input_fault(f"{recorded.spec} makes a network that cannot be saved"):
@@ -171,7 +189,8 @@ def network(state: State, options: ModelOptions, path: str) -> nn.Module:
         InputError: a tensor is missing, surplus or misshapen, or a recorded shape fits nothing.
     """
     named = options.arch if not is_architecture(options.model) else None
-    nbytes = sum(tensor.nbytes for tensor in state.weights.values())
+    storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in state.weights.values()}
+    nbytes = sum(storage.nbytes() for storage in storages.values())
     model = models.rebuild(state.architecture, named, options.allow_pickle, nbytes)
     try:
         reshape(model, Form(state.shapes, state.groups))

@@ -36,7 +36,7 @@ class _ArrayUnpickler(PlainUnpickler):
         if name == "_reconstruct" and module in ("numpy.core.multiarray", "numpy._core.multiarray"):
             return Named(kind, lambda *_: _Array())
         if kind == "numpy.dtype":
-            return Named(kind, lambda code, *_: str(code))
+            return Named(kind, lambda code, *_: code if isinstance(code, str) else "")
         if kind == "_codecs.encode":
             return Named(kind, self._bytes)
         return super().find_class(module, name)
@@ -64,6 +64,8 @@ def read_arrays(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or holds something else.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError(f"{path} is no ordinary file")
         if path.stat().st_size > MOST_BYTES:
             raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
         data = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()

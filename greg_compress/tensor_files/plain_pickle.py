@@ -12,7 +12,7 @@ import io
 import math
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import torch
@@ -84,22 +84,28 @@ class Named:
     call: Callable[..., Any] | None = None
 
 
-def _tensor(storage: Storage, offset: int, size: Any, stride: Any, *_: Any) -> Claim:
-    return Claim(_storage(storage), storage.dtype, offset, tuple(size), tuple(stride))
+def _tensor(
+    storage: Any, offset: int, size: Any, stride: Any, _grad: Any = None, _hooks: Any = None, bits: Any = None
+) -> Claim:
+    if not isinstance(storage, Storage):
+        raise ValueError("a tensor without a storage")
+    if bits:
+        raise ValueError("a conjugate or negated view; save a copy of it")
+    return Claim(storage, storage.dtype, offset, _size(size), _size(stride))
 
 
 def _typed_tensor(
-    storage: Storage, offset: int, size: Any, stride: Any, _grad: Any, _hooks: Any, dtype: Any, *_: Any
+    storage: Any, offset: int, size: Any, stride: Any, grad: Any, hooks: Any, dtype: Any, bits: Any = None
 ) -> Claim:
     if not isinstance(dtype, torch.dtype):
         raise ValueError("a tensor without a type")
-    return Claim(_storage(storage), dtype, offset, tuple(size), tuple(stride))
+    return replace(_tensor(storage, offset, size, stride, grad, hooks, bits), dtype=dtype)
 
 
-def _storage(value: Any) -> Storage:
-    if not isinstance(value, Storage):
-        raise ValueError("a tensor without a storage")
-    return value
+def _size(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, (tuple, list)) or len(value) > MOST_DIMENSIONS:
+        raise ValueError("a tensor with an impossible shape")
+    return tuple(value)
 
 
 def _mapping(*given: Any) -> dict[Any, Any]:
@@ -109,8 +115,10 @@ def _mapping(*given: Any) -> dict[Any, Any]:
 
 
 def _key(value: Any) -> Any:
-    if not isinstance(value, (str, int, float, bool, bytes, type(None))):
-        raise ValueError("a dictionary with strange keys")  # to hash a tuple nested a million times kills Python
+    """Hashing a tuple nested a million times kills Python, and integers can be made to collide."""
+    small = isinstance(value, int) and abs(value) < 2**31
+    if not (small or isinstance(value, (str, bytes, type(None)))):
+        raise ValueError("a dictionary with strange keys")
     return value
 
 
@@ -130,13 +138,16 @@ KNOWN: dict[str, Callable[..., Any]] = {
     "torch._tensor._rebuild_from_type_v2": _of_class,
     "torch._utils._rebuild_parameter": lambda claim, *_: claim,
     "torch._utils._rebuild_parameter_with_state": lambda claim, *_: claim,
-    "torch.Size": lambda size: tuple(size),
+    "torch.Size": _size,
 }
 
 
 Step = Callable[[Any], None]
 MOST_STEPS = 2**21
-"""Opcodes in one pickle; a tensor takes about 40. No opcode takes more than some hundred bytes of memory."""
+"""Opcodes in one pickle, and values handed to calls; a tensor takes about 40. Each is some hundred bytes at most."""
+MOST_DIMENSIONS = 64
+LONGEST_INTEGER = 10
+"""Bytes: torch's magic number is that long. Larger ones are there to be hashed and multiplied for hours."""
 
 
 def _counted(step: Step) -> Step:
@@ -162,7 +173,7 @@ class PlainUnpickler(_Base):  # type: ignore[misc]
         for opcode in (
             pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK, pickle.DUP,
             pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2,
-            pickle.LONG1, pickle.LONG4, pickle.BINFLOAT, pickle.BINSTRING, pickle.SHORT_BINSTRING,
+            pickle.BINFLOAT, pickle.BINSTRING, pickle.SHORT_BINSTRING,
             pickle.BINBYTES, pickle.SHORT_BINBYTES, pickle.BINBYTES8, pickle.BINUNICODE,
             pickle.SHORT_BINUNICODE, pickle.BINUNICODE8, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1,
             pickle.TUPLE2, pickle.TUPLE3, pickle.EMPTY_LIST, pickle.EMPTY_DICT, pickle.BINGET,
@@ -196,8 +207,21 @@ class PlainUnpickler(_Base):  # type: ignore[misc]
             raise ValueError(f"storage {key} is claimed with two sizes")
         return storage
 
+    def _long1(self) -> None:
+        self._integer(self.read(1)[0])
+
+    def _long4(self) -> None:
+        self._integer(int.from_bytes(self.read(4), "little"))
+
+    def _integer(self, length: int) -> None:
+        if length > LONGEST_INTEGER:
+            raise ValueError("an integer of more than 80 bits")
+        self.stack.append(int.from_bytes(self.read(length), "little", signed=True))
+
     def _call(self) -> None:
         arguments, function = self.stack.pop(), self.stack.pop()
+        if isinstance(arguments, tuple):
+            self.steps += sum(len(value) for value in arguments if isinstance(value, (str, bytes, tuple, list, dict)))
         if not isinstance(function, Named) or not isinstance(arguments, tuple):
             raise ValueError("a call of something that is no function")
         self.stack.append(Inert(function.kind) if function.call is None else function.call(*arguments))
@@ -244,6 +268,8 @@ class PlainUnpickler(_Base):  # type: ignore[misc]
     def set_state(self, value: Any, state: Any) -> None:
         """Attributes are of no use here: a state dict's hold module versions, any other object is a stand-in."""
 
+    dispatch[pickle.LONG1[0]] = _long1
+    dispatch[pickle.LONG4[0]] = _long4
     dispatch[pickle.REDUCE[0]] = _call
     dispatch[pickle.NEWOBJ[0]] = _call
     dispatch[pickle.APPEND[0]] = _append

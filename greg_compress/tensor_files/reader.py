@@ -9,7 +9,7 @@ from typing import Any
 import safetensors.torch
 
 from greg_compress.errors import InputError, first_line, is_out_of_memory
-from greg_compress.tensor_files.torch_file import ZIP, read_legacy, read_zip
+from greg_compress.tensor_files.torch_file import MOST_PICKLED, ZIP, read_legacy, read_zip
 
 PICKLE = b"\x80"
 
@@ -23,15 +23,19 @@ def read(path: Path) -> tuple[Any, str]:
         InputError: it cannot be read, or is damaged; the message says how.
     """
     try:
+        if path.exists() and not path.is_file():
+            raise InputError("it is no ordinary file")
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             length = file.tell()
             file.seek(0)
-            start = file.read(4)
+            start = file.read(8)
             file.seek(0)
             if path.suffix == ".safetensors":
+                if int.from_bytes(start, "little") > MOST_PICKLED:
+                    raise InputError(f"its header is larger than {MOST_PICKLED >> 20} MiB")
                 return safetensors.torch.load(file.read()), digest
-            if start == ZIP:
+            if start.startswith(ZIP):
                 return read_zip(file, length), digest
             if start.startswith(PICKLE):
                 return read_legacy(file, length), digest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import count
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +13,8 @@ from greg_compress.errors import InputError
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params", "module", "ema",
             "model_ema", "state_dict_ema")  # fmt: skip
 """Keys under which checkpoints hold weights, in order of preference: an average beside the weights comes last."""
+MOST_WRAPPERS = 5
+"""A hostile file holds itself."""
 
 
 def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
@@ -27,15 +30,20 @@ def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], li
         InputError: there are no weights in it.
     """
     said: list[str] = []
-    while not _is_state_dict(data):
+    for depth in count():
+        if _is_state_dict(data):
+            break
         key = next((key for key in WRAPPERS if isinstance(data, Mapping) and isinstance(data.get(key), Mapping)), None)
-        if key is None:
+        if key is None or depth == MOST_WRAPPERS:
             held = ", ".join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
             raise InputError(f"no weights are in it (it holds {held[:200] or 'nothing'})")
         said.append(f"the weights under {key!r}")
         data = data[key]
     weights: dict[str, Tensor] = dict(data)
-    while (prefix := _shared_prefix(weights)) and not _shared(wanted, prefix):
+    for _ in range(MOST_WRAPPERS):
+        prefix = _shared_prefix(weights)
+        if not prefix or _shared(wanted, prefix):
+            break
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
         said.append(f"names without {prefix!r}")
     return weights, said

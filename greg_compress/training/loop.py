@@ -197,27 +197,36 @@ class Loop:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`; the weights are the caller's to restore."""
-        if not 0 <= state["iteration"] <= self.schedule.total:
+        if type(state["iteration"]) is not int or not 0 <= state["iteration"] <= self.schedule.total:
             raise ValueError(f"iteration {state['iteration']} of {self.schedule.total}")
         self.iteration = state["iteration"]
         self._load_optimizer(state["optimizer"])
         if self.regularizer is not None:
             self.regularizer.load_state_dict(state["regularizer"])
         device = self.settings.device
-        self._loss = state["epoch"]["loss"].to(device)
-        self._hits = state["epoch"]["hits"].to(device)
-        self._seen = state["epoch"]["seen"]
+        loss, hits, seen = (state["epoch"][name] for name in ("loss", "hits", "seen"))
+        for old, new in ((self._loss, loss), (self._hits, hits)):
+            if new.shape != old.shape or new.dtype != old.dtype:
+                raise ValueError("figures of the epoch that are none")
+        if type(seen) is not int or not 0 <= int(hits) <= seen:
+            raise ValueError("figures of the epoch that are none")
+        self._loss, self._hits, self._seen = loss.to(device), hits.to(device), seen
+        if not all(isinstance(value, (int, float)) for record in state["log"] for value in record.values()):
+            raise ValueError("a log of other things than numbers")
         self.log = list(state["log"])
         torch.set_rng_state(state["random"]["cpu"])
         if self._on_cuda and state["random"]["cuda"] is not None:
             torch.cuda.set_rng_state(state["random"]["cuda"], self.settings.device)
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
+        ours = [{**group, "lr": None} for group in self.optimizer.state_dict()["param_groups"]]
+        if [{**group, "lr": None} for group in state["param_groups"]] != ours:
+            raise ValueError("an optimizer with other settings")
         self.optimizer.load_state_dict(state)
         for parameter, own in self.optimizer.state.items():
             momentum = own.get("momentum_buffer")
-            if momentum is not None and momentum.shape != parameter.shape:
-                raise ValueError("a momentum of another shape than its parameter")
+            if momentum is not None and (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
+                raise ValueError("a momentum of another shape or type than its parameter")
 
     @property
     def _on_cuda(self) -> bool:
