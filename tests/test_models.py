@@ -19,6 +19,7 @@ from greg_compress.errors import InputError, RequestError
 from greg_compress.options import ModelOptions
 from greg_compress.sources.models import rebuild
 from greg_compress.sources.specs import PICKLE, Architecture, parse_architecture
+from greg_compress.sources.torchvision_models import preprocessing
 from greg_compress.state import files
 from greg_compress.state.models import Opened, open_model
 from tests import program
@@ -64,6 +65,18 @@ def test_official_weights_that_are_there(hub: Path, tmp_path: Path) -> None:
     files.save(found.state, tmp_path / "s.pt", replace=False)
     shutil.rmtree(hub)
     assert_same(open_model(ModelOptions(str(tmp_path / "s.pt"))).state.weights, weights)
+
+
+@pytest.mark.parametrize("name", torchvision.models.list_models())
+def test_every_official_network_says_what_it_was_trained_with(name: str) -> None:
+    """Nothing is built here: names, sizes and classes of all that torchvision has."""
+    for version in torchvision.models.get_model_weights(name):
+        found = preprocessing(Architecture(f"torchvision:{name}@{version.name}"))
+        assert found is not None
+        if name in torchvision.models.list_models(module=torchvision.models) and version.name != "IMAGENET1K_FEATURES":
+            assert found.classes == 1000
+            assert found.side is not None
+            assert found.mean is not None
 
 
 def test_an_official_file_that_is_another(hub: Path) -> None:

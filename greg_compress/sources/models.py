@@ -191,7 +191,6 @@ def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[
             return tuple(tuple(int(size) for size in shape) for shape in shapes)
     if architecture.source == TORCHVISION:
         trained = torchvision_models.preprocessing(architecture)
-        size = getattr(trained[0], "crop_size", None) if trained else None
-        side = size[0] if size else 299 if architecture.name == "inception_v3" else 224
+        side = (trained.side if trained else None) or (299 if architecture.name == "inception_v3" else 224)
         return ((3, side, side),)
     return None

@@ -7,6 +7,7 @@ import inspect
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,26 @@ def official(architecture: Architecture, download: bool) -> Factory | None:
     return None if weights is None else _quiet(functools.partial(_filled, builder, weights, download))
 
 
-def preprocessing(architecture: Architecture) -> tuple[Any, int] | None:
-    """The transforms that official weights were trained for, and the number of classes; None without weights."""
+@dataclass(frozen=True)
+class Preprocessing:
+    """What official weights were trained with, as far as torchvision says; its detectors do it inside."""
+
+    mean: list[float] | None
+    std: list[float] | None
+    side: int | None
+    """Of the square that images are cropped to."""
+    classes: int | None
+
+
+def preprocessing(architecture: Architecture) -> Preprocessing | None:
+    """What the official weights that a spec names were trained with; None without weights."""
     _, weights = _found(architecture)
-    return None if weights is None else (weights.transforms(), len(weights.meta["categories"]))
+    if weights is None:
+        return None
+    transforms = weights.transforms()
+    mean, std, crop = (getattr(transforms, name, None) for name in ("mean", "std", "crop_size"))
+    categories = weights.meta.get("categories")
+    return Preprocessing(mean, std, crop[0] if crop else None, len(categories) if categories else None)
 
 
 def _found(architecture: Architecture) -> tuple[Factory, Any]:

@@ -101,7 +101,7 @@ def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
         raise RequestError(f"--arch would have no effect: {text} holds {own.spec}")
     if options.arch is not None and options.arch.kwargs:
         raise RequestError(f"--arch-arg would have no effect: {text} records its own")
-    if options.allow_pickle and state.architecture.source != PICKLE:
+    if options.allow_pickle and own.source != PICKLE:
         raise RequestError(f"--allow-pickle would have no effect: {text} needs none")
     if options.input_shapes not in (None, state.input_shapes):
         made_for = " and ".join(map(_shape, state.input_shapes))
@@ -157,9 +157,9 @@ def fresh(architecture: Architecture, options: ModelOptions, likely: Shape | Non
     model, recorded = models.build(architecture, options.download)
     opened = _dense(model, recorded, options, likely)
     if (trained := preprocessing(recorded) if recorded.has_weights else None) is not None:
-        transforms, opened.state.classes = trained
-        normalization = Normalization(1 / 255, tuple(transforms.mean), tuple(transforms.std))
-        opened.state.normalization = normalization.to_json()
+        opened.state.classes = trained.classes
+        if trained.mean and trained.std:
+            opened.state.normalization = Normalization(1 / 255, tuple(trained.mean), tuple(trained.std)).to_json()
         opened.state.history = [history.entry("open", {"arch": recorded.spec}, {}, model=recorded.spec)]
     return opened
 
