@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 import torch
 
 from tests import program
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, ROOT
 from tests.test_training import assert_same
 
 TRAIN = ("train", DIGITS, "--data", "digits", "--batch-size", "64", "--save-every", "7", "--precision", "fp32")
@@ -130,6 +132,15 @@ def test_other_commands_leave_nothing(tmp_path: Path, words: tuple[object, ...],
     assert code == 128 + number
     assert err.splitlines()[-1].startswith("greg: interrupted")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interruption_while_python_still_imports_says_nothing() -> None:
+    script = (
+        "import greg_compress.__main__, os, signal\n"  # what both ways to start the program import first
+        "os.kill(os.getpid(), signal.SIGINT)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
 def test_a_result_that_cannot_be_written_stays_in_the_partial(tmp_path: Path) -> None:

@@ -162,7 +162,10 @@ def _refuse_giants(make: Any, architecture: Architecture, most: int) -> None:
     try:
         with OnMeta():
             tensors = [*(model := make(**architecture.kwargs)).parameters(), *model.buffers()]
-    except (Exception, SystemExit):  # a user's factory that looks at values; the real call says what is wrong with it, if anything
+    except (
+        Exception,
+        SystemExit,
+    ):  # a user's factory that looks at values; the real call says what is wrong with it, if anything
         return
     if (size := sum(tensor.nbytes for tensor in tensors)) > most:
         raise InputError(
