@@ -80,11 +80,10 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
         wanted = resolve(selection.ratios, selection.skip, wiring)
-        counts, picked = ({name: share.kept for name, share in p.shares.items()} for p in (wanted, plan))
-        if counts != picked:
+        if wanted.counts != plan.counts:
             raise RequestError(
-                f"--ratios {selection.ratios.text} keeps {_counts(counts)}, but {path} was regularized to keep"
-                f" {_counts(picked)}; leave --ratios out"
+                f"--ratios {selection.ratios.text} keeps {_counts(wanted.counts)}, but {path} was regularized to keep"
+                f" {_counts(plan.counts)}; leave --ratios out"
             )
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
 

@@ -106,7 +106,7 @@ class Phase:
             self._ui.note(f"picked {units} units, {differs} of which L1 would not have picked at the start")
         else:
             plan = picks_from_json(saved, self._wiring)
-            if {n: s.kept for n, s in plan.shares.items()} != {n: s.kept for n, s in self._at_first.shares.items()}:
+            if plan.counts != self._at_first.counts:
                 raise ValueError("picks of other counts than at the start")
         return plan, self._units.picked_by(plan, recover=True)
 

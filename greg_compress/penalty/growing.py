@@ -73,11 +73,11 @@ class GrowingPenalty:
         """Grow lambda if it is due, and add lambda * w to the gradients of the units."""
         if self._stabilizing_since is None and self._iteration % self.schedule.update_every == 0:
             self._update()
-        recover = self.schedule.picking.recover if self.schedule.picking else 0.0
+        strength, recover = self.strength, self.schedule.picking.recover if self.schedule.picking else 0.0
         for target in self._aim.targets:
             gradient, weight = target.parameter.grad, target.parameter.detach()
             if gradient is not None:
-                gradient.addcmul_(weight, target.picked, value=self.strength)
+                gradient.addcmul_(weight, target.picked, value=strength)
                 if target.kept is not None:
                     gradient.addcmul_(weight, target.kept, value=recover)
         self._iteration += 1

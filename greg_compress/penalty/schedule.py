@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from decimal import Decimal
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import TypeVar
 
 from greg_compress.errors import RequestError
@@ -26,10 +26,10 @@ class Picking:
     delta: float
     recover: float
 
-    @property
+    @cached_property
     def updates(self) -> int:
         """The first count k with k * delta > ceiling, on the decimal literals."""
-        return _first_above(Decimal(str(self.ceiling)), Decimal(str(self.delta)))
+        return _first_above(_literal(self.ceiling), _literal(self.delta))
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,11 @@ class GrowthSchedule:
     picking: Picking | None = None
     """For GReg-2."""
 
-    @property
+    @cached_property
     def updates(self) -> int:
         """Updates by `delta` until lambda passes the ceiling: 10,001 for tau = 1 and delta = 1e-4."""
-        grown = Decimal(0)
-        if self.picking is not None:
-            grown = self.picking.updates * Decimal(str(self.picking.delta))
-        return max(1, _first_above(Decimal(str(self.ceiling)) - grown, Decimal(str(self.delta))))
+        grown = self.picking.updates * _literal(self.picking.delta) if self.picking else 0
+        return max(1, _first_above(_literal(self.ceiling) - grown, _literal(self.delta)))
 
     @property
     def iterations(self) -> int:
@@ -59,8 +57,13 @@ class GrowthSchedule:
         return (updates - 1) * self.update_every + 1 + self.stabilize
 
 
-def _first_above(ceiling: Decimal, delta: Decimal) -> int:
-    return int(Fraction(ceiling) / Fraction(delta)) + 1
+def _literal(value: float) -> Fraction:
+    """The decimal number that was typed, exactly."""
+    return Fraction(str(value))
+
+
+def _first_above(ceiling: Fraction, delta: Fraction) -> int:
+    return int(ceiling / delta) + 1
 
 
 def resolve_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float) -> GrowthSchedule:
@@ -91,8 +94,8 @@ def resolve_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay
         push -= grow
     delta = _or(options.delta, preset.delta) or _rounded(ceiling * every / push)
     stabilize = _or(_or(options.stabilize, preset.stabilize), push // 10)
-    schedule = GrowthSchedule(ceiling, delta, every, stabilize, _or(options.stop_ratio, preset.stop_ratio))
-    return replace(schedule, picking=picking)
+    stop_ratio = _or(options.stop_ratio, preset.stop_ratio)
+    return GrowthSchedule(ceiling, delta, every, stabilize, stop_ratio, picking)
 
 
 def _or(given: T | None, otherwise: T) -> T:

@@ -58,6 +58,11 @@ class Plan:
             len(set(share.removed or ()) - set(other.shares[name].removed or ())) for name, share in self.shares.items()
         )
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many units every group that loses some keeps."""
+        return {name: share.kept for name, share in self.shares.items()}
+
     def kept_in(self, group: Group) -> int:
         """How many units of `group` are kept."""
         return self.shares[group.name].kept if group.name in self.shares else group.channels

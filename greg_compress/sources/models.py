@@ -23,7 +23,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from greg_compress.errors import InputError, RequestError, first_line, input_fault
+from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.sources import torchvision_models, user_files
 from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture
 from greg_compress.tensor_files.state_dicts import WRAPPERS
@@ -133,13 +133,11 @@ def unpickled(content: bytes, path: str) -> nn.Module:
     """
     if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
-    try:
+    with input_fault(
+        f"{path} cannot be unpickled; its classes must be importable from here, else save its state_dict() and name the"
+        " network with --arch"
+    ):
         found = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-    except (Exception, SystemExit) as error:
-        raise InputError(
-            f"{path} cannot be unpickled ({first_line(error)}); its classes must be importable from here, else save"
-            " its state_dict() and name the network with --arch"
-        ) from error
     if isinstance(found, dict):
         found = next((found[key] for key in WRAPPERS if isinstance(found.get(key), nn.Module)), found)
     if isinstance(found, nn.DataParallel):

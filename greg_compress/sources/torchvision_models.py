@@ -16,7 +16,7 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import InputError, RequestError, first_line
+from greg_compress.errors import InputError, RequestError, first_line, input_fault
 from greg_compress.sources.specs import Architecture
 from greg_compress.tensor_files.reader import read
 
@@ -110,11 +110,9 @@ def _filled(builder: Factory, weights: Any, download: bool, **arguments: Any) ->
     usual = (torch.float32, torch.int64)
     if not (isinstance(content, dict) and all(isinstance(t, Tensor) and t.dtype in usual for t in content.values())):
         raise InputError(f"{path} does not hold the weights {weights}; nothing in it was run")
-    with _fetching(content):
-        try:
-            return builder(weights=weights, progress=False, **arguments)
-        except Exception as error:  # torchvision renames and drops tensors, by names that need not be there
-            raise InputError(f"{path} does not hold the weights {weights} ({first_line(error)})") from error
+    # torchvision renames and drops tensors, by names that need not be there
+    with _fetching(content), input_fault(f"{path} does not hold the weights {weights}"):
+        return builder(weights=weights, progress=False, **arguments)
 
 
 def _fetching(content: dict[str, Any]) -> AbstractContextManager[object]:

@@ -76,14 +76,12 @@ def _is_json(value: Any, depth: int = 0) -> bool:
     return isinstance(value, (str, int, float, bool, type(None)))
 
 
-def from_dict(data: Any, path: str) -> State:
-    """Check a dictionary and make it a State.
+def from_dict(data: dict[Any, Any], path: str) -> State:
+    """Check a dictionary that says it is a state (see `files.is_state`) and make it one.
 
     Raises:
-        InputError: not ours, of a newer version, or with a field missing or of the wrong type.
+        InputError: of a newer version, or with a field missing or of the wrong type.
     """
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise InputError(f"{path} is not a greg state file (a plain state dict?); make one with greg train")
     if type(data.get("version")) is int and data["version"] == 1:
         # Of a time when networks had one input, and no cut took whole groups.
         data = {**data, "version": VERSION, "groups": {}, "input_shapes": [data.get("input_shape")]}

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from greg_compress.errors import InputError, first_line, is_out_of_memory
+from greg_compress.errors import InputError
+from greg_compress.tensor_files.faults import reading
 from greg_compress.tensor_files.plain_pickle import Named, PlainUnpickler
 
 MOST_BYTES, MOST_ENCODED = 2**30, 8
@@ -63,21 +64,11 @@ def read_arrays(path: Path) -> dict[str, Any]:
     Raises:
         InputError: it cannot be read, or holds something else.
     """
-    try:
-        if path.exists() and not path.is_file():
-            raise InputError(f"{path} is no ordinary file")
+    with reading(path):
         if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"{path} is larger than {MOST_BYTES >> 20} MiB")
+            raise InputError(f"it is larger than {MOST_BYTES >> 20} MiB")
         data = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
         if not isinstance(data, dict):
             raise ValueError(f"a {type(data).__name__} instead of a dictionary")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    except InputError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            raise
-        raise InputError(f"{path} is damaged ({first_line(error)}); nothing in it was run") from error
     found = {key.decode() if isinstance(key, bytes) else key: value for key, value in data.items()}
     return {key: value.value if isinstance(value, _Array) else value for key, value in found.items()}
