@@ -152,7 +152,7 @@ def test_a_wrong_rule_shrinks_to_a_printable_network(monkeypatch: pytest.MonkeyP
     def wrong(call: Call) -> Layouts:
         if call.func is torch.ops.aten.cat.default:
             operands, *rest = call.args
-            call = Call(call.tracer, call.func, [operands[::-1], *rest], call.kwargs, call.read, call.made)
+            call = Call(call.tracer, call.func, [operands[::-1], *rest], call.kwargs, call.read[::-1], call.made)
         return right(call)
 
     monkeypatch.setattr(rules, "movement", wrong)

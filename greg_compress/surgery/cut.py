@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ def _sliced(tensor: Tensor, indices: tuple[Tensor, ...]) -> Tensor:
     return data
 
 
-def fitting_attributes(module: nn.Module, groups: int | None = None) -> dict[str, int]:
+def fitting_attributes(module: nn.Module, groups: int | None = None) -> dict[str, Any]:
     """The channel counts that a module should have, going by the tensors that it holds.
 
     Args:
@@ -141,4 +142,9 @@ def fitting_attributes(module: nn.Module, groups: int | None = None) -> dict[str
     if isinstance(module, _NormBase):
         held = next((t for t in (module.weight, module.running_mean) if t is not None), None)
         return {} if held is None else {"num_features": held.shape[0]}
+    if isinstance(module, nn.LayerNorm):
+        return {"normalized_shape": tuple(module.weight.shape)}
+    if isinstance(module, nn.GroupNorm):
+        channels, each = module.weight.shape[0], module.num_channels // module.num_groups
+        return {"num_channels": channels, "num_groups": 1 if module.num_groups == 1 else channels // each}
     return {}

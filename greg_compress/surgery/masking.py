@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from greg_compress.errors import CheckFailed, GregError, first_line
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.skeleton import BATCH, output_tensors
+
+aten = torch.ops.aten
 
 TOLERANCE = 1e-9
 """Largest difference between masked and sliced outputs in float64, relative to the largest output."""
@@ -64,15 +67,56 @@ class InDouble(TorchDispatchMode):
         return func(*args, **kwargs)
 
 
+class Unseen(TorchDispatchMode):
+    """Keeps removed channels out of means and variances over channels: what is zeroed still would be in those.
+
+    Args:
+        gone: for the weight (by id) of every LayerNorm and GroupNorm that loses some, which of its channels.
+    """
+
+    def __init__(self, gone: dict[int, Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._gone = gone
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is aten.native_layer_norm.default and id(args[2]) in self._gone:
+            tensor, _, *vectors, eps = args
+            kept = ~self._gone[id(args[2])]
+            some = [None if vector is None else vector[kept] for vector in vectors]
+            out, *statistics = func(tensor[..., kept], [int(kept.sum())], *some, eps)
+            return torch.zeros_like(tensor).index_copy_(-1, kept.nonzero().flatten(), out), *statistics
+        if func is aten.native_group_norm.default and id(args[1]) in self._gone and args[6] == 1:
+            tensor, *vectors, batch, _, positions, groups, eps = args
+            kept = ~self._gone[id(args[1])]
+            some = [None if vector is None else vector[kept] for vector in vectors]
+            sizes = (batch, int(kept.sum()), positions, groups, eps)
+            out, *statistics = func(tensor[:, kept].contiguous(), *some, *sizes)
+            return torch.zeros_like(tensor).index_copy_(1, kept.nonzero().flatten(), out), *statistics
+        return func(*args, **(kwargs or {}))
+
+
+def unseen(model: nn.Module, wiring: Wiring, removed: Tensor) -> Unseen:
+    """The mode under which a masked dense network normalises over channels as the sliced one does."""
+    norms = [
+        (name, module)
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and isinstance(module.weight, Tensor)
+    ]
+    gone = {id(module.weight): torch.isin(wiring.classes[f"{name}.weight"][0], removed) for name, module in norms}
+    return Unseen({key: mask for key, mask in gone.items() if mask.any()})
+
+
 def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[Tensor]:
     """What a copy in float64 returns; one copy at a time, since a large network takes much memory."""
     double = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    channels: AbstractContextManager[Any] = nullcontext()
     if removed is not None:
         mask(double, wiring, removed)
+        channels = unseen(double, wiring, removed)
     random = torch.Generator().manual_seed(0)
     examples = [torch.rand((BATCH, *shape), generator=random).double() for shape in wiring.input_shapes]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), InDouble():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), channels, InDouble():  # type: ignore[no-untyped-call]
             return output_tensors(double(*examples))
     except GregError:
         raise

@@ -7,19 +7,23 @@ run's labels less the removed ones, meeting the same weights and operands.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from greg_compress.surgery.cut import cut, survivors
+from greg_compress.errors import TraceError, first_line
+from greg_compress.surgery.cut import cut
+from greg_compress.wiring import rules
 from greg_compress.wiring.groups import Wiring
-from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import thin, varies
-from greg_compress.wiring.record import Axes, Operation
+from greg_compress.wiring.labels import NONE, Labels, pairs
+from greg_compress.wiring.layout import Layout, Layouts, thin, varies
+from greg_compress.wiring.record import Operation, Trace
 from greg_compress.wiring.skeleton import skeleton
-from greg_compress.wiring.trace import trace
+from greg_compress.wiring.trace import run
+from greg_compress.wiring.tracer import Tracer
 
 
 @dataclass(frozen=True)
@@ -44,33 +48,188 @@ class Difference:
 def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Difference | None:
     """Cut a copy of `model` without memory, run it on the labels that it kept, and compare.
 
-    Same operations, same order, and at each the dense run's labels less the removed ones.
+    Same operations, same order, and at each the dense run's labels less the removed ones. Training is replayed
+    only where it did something else to labels than evaluation.
     """
     if not removed.numel():
         return None
     dense = wiring.trace
     bones = skeleton(model, dense.device)
     cut(bones, wiring, removed)
-    staying = survivors(wiring, removed)
-    axes: Axes = {
-        name: tuple(labels[index] for labels, index in zip(dims, staying[name], strict=True))
-        if name in staying
-        else dims
-        for name, dims in dense.axes.items()
-    }
-    replay = trace(bones, wiring.input_shapes, dense.replay(axes))
-    roots = wiring.roots
-    gone = torch.isin(roots, removed)
-    for index, expected in enumerate(dense.operations):
-        found = replay.operations[index] if index < len(replay.operations) else None
-        if found is None or not (_agrees(expected, found, gone) and _unites_nothing_new(found, roots)):
-            units = roots[_passing(expected, gone)].unique()
-            return Difference(index, expected, units, replay.failure if found is None else None)
-        if expected.scalars != found.scalars:
-            return Difference(index, expected, torch.empty(0, dtype=torch.int64))  # whose count it is, no label tells
-    if len(replay.operations) > len(dense.operations):
-        return Difference(len(dense.operations), replay.operations[len(dense.operations)], removed)
+    left = Left(torch.isin(wiring.roots, removed))
+    start = 0
+    for training, length in enumerate(dense.modes if not dense.trains_alike else dense.modes[:1]):
+        replay = Replay(wiring, left, start, start + length)
+        try:
+            run(bones, wiring.input_shapes, replay, bool(training))
+            replay.end()
+        except Differs:
+            return replay.difference
+        except (TraceError, Exception, SystemExit) as error:
+            # A cut network that breaks is an answer, whatever user code raises then.
+            return replay.broken(first_line(error))
+        start += length
     return None
+
+
+class Differs(BaseException):
+    """Ends a replay; no `except Exception` in the network's own code may swallow it."""
+
+
+class Left:
+    """What is left of the dense run's layouts."""
+
+    def __init__(self, gone: Tensor) -> None:
+        self.gone = gone
+        """Whether each label's unit is removed, shape (labels,)."""
+        self._known: dict[int, Layout | None] = {}
+
+    def of(self, dense: Layout) -> Layout | None:
+        """The same layout less the removed labels, one object for one; None where that is no product."""
+        if id(dense) not in self._known:
+            self._known[id(dense)] = self._restricted(dense)
+        return self._known[id(dense)]
+
+    def _restricted(self, dense: Layout) -> Layout | None:
+        planes = dense.planes
+        if not any(bool(self.gone[thin(plane)[0]].any()) for plane in planes):
+            return dense
+        for dim in range(planes[0].dim()):
+            for plane in planes:
+                if varies(plane, dim):
+                    everywhere = self.gone[thin(plane)[0]].movedim(dim, 0).reshape(plane.shape[dim], -1).all(dim=1)
+                    kept = (~everywhere).nonzero().flatten()
+                    planes = tuple(_chosen(each, dim, kept) for each in planes)
+                    break
+        if any(bool(self.gone[thin(plane)[0]].any()) for plane in planes):
+            return None
+        return Layout(planes, dense.origin)
+
+
+def _chosen(plane: Tensor, dim: int, kept: Tensor) -> Tensor:
+    """The indices `kept` of one dimension, with strides of 0 left as they are."""
+    if varies(plane, dim):
+        small = plane
+        for other in range(plane.dim()):
+            if other != dim and plane.stride(other) == 0:
+                small = small.narrow(other, 0, 1)
+        size = [kept.numel() if at == dim else size for at, size in enumerate(plane.shape)]
+        return small.index_select(dim, kept).expand(size)
+    return plane.narrow(dim, 0, 1).expand([kept.numel() if at == dim else size for at, size in enumerate(plane.shape)])
+
+
+class Replay(Tracer):
+    """Carries labels through a cut network, and stops at the first operation that differs from the dense run's.
+
+    Args:
+        start, end: the dense run's operations of this mode.
+    """
+
+    def __init__(self, wiring: Wiring, left: Left, start: int, end: int) -> None:
+        dense = wiring.trace
+        first = dense.operations[start - 1].labels if start else 1 + sum(
+            labels.numel() for dims in {id(dims): dims for dims in dense.axes.values()}.values() for labels in dims
+        )  # fmt: skip
+        super().__init__(Trace(Labels(first), {}), rules.apply)
+        self._dense, self._roots, self._left = dense, wiring.roots, left
+        self._at, self._end = start, end
+        self._script: list[int] = []
+        self.difference: Difference | None = None
+
+    def parameter(self, name: str) -> Layout:
+        left = self._left.of(self._dense.tensors[name])
+        assert left is not None  # whole indices of whole dimensions were cut
+        return left
+
+    def decide(self, from_shapes: Callable[[], int]) -> int:
+        """A cut that leaves one channel must not change what shapes decided."""
+        return self._script.pop(0) if self._script else int(from_shapes())
+
+    def observe(
+        self, func: Any, args: Any, kwargs: Any, read: list[Tensor], made: list[Tensor], arguments: tuple[Any, ...]
+    ) -> Layouts:
+        if self._at == self._end:
+            self._differ(
+                Operation(str(func), self.module, arguments, (), []), blamed=self._left.gone.nonzero().flatten()
+            )
+        expected = self._dense.operations[self._at]
+        if (str(func), self.module, len(made)) != (expected.name, expected.module, len(expected.makes)):
+            self._differ(expected)
+        layouts = self._restricted(func, expected, read, made, arguments)
+        if layouts is None:
+            layouts = self._followed(func, args, kwargs, read, made, arguments)
+        self.result.labels.go_on_from(expected.labels)
+        self._at += 1
+        return layouts
+
+    def _restricted(
+        self, func: Any, expected: Operation, read: list[Tensor], made: list[Tensor], arguments: tuple[Any, ...]
+    ) -> Layouts | None:
+        """What is left of what the dense call made, where that follows from what is left of what it read."""
+        if not rules.commutes_with_cuts(func, arguments, expected.arguments) or len(read) != len(expected.reads):
+            return None
+        for tensor, dense in zip(read, expected.reads, strict=True):
+            if self.layout(tensor) is not (None if dense is None else self._left.of(dense)):
+                return None
+        layouts = [None if dense is None else self._left.of(dense) for dense in expected.makes]
+        for layout, dense, tensor in zip(layouts, expected.makes, made, strict=True):
+            if dense is not None and (layout is None or layout.shape != tensor.shape):
+                return None
+        return layouts
+
+    def _followed(
+        self, func: Any, args: Any, kwargs: Any, read: list[Tensor], made: list[Tensor], arguments: tuple[Any, ...]
+    ) -> Layouts:
+        """What the rules say that the call made, if it is what is left of what the dense one made."""
+        expected = self._dense.operations[self._at]
+        self._script = list(expected.decisions)
+        before = len(self.result.labels.unions)
+        layouts = self._follow(self, func, args, kwargs, read, made)
+        alike = all(
+            (dense is None) == (found is None) and (dense is None or found is None or self._lies_alike(dense, found))
+            for dense, found in zip(expected.makes, layouts, strict=True)
+        )
+        left, right = pairs(self.result.labels.unions[before:])
+        # Channels must still meet the slices of weights, the statistics and the operands that they met.
+        if not alike or not torch.equal(self._roots[left], self._roots[right]):
+            self._differ(expected)
+        labelled = any(self.layout(tensor) is not None for tensor in read)
+        if labelled and rules.scalars(func, arguments) != rules.scalars(func, expected.arguments):
+            self._differ(expected, blamed=torch.empty(0, dtype=torch.int64))  # whose count it is, no label tells
+        return [self._one_object(dense, found) for dense, found in zip(expected.makes, layouts, strict=True)]
+
+    def _one_object(self, dense: Layout | None, found: Layout | None) -> Layout | None:
+        """What is left of the dense layout, where it is the same: equal layouts are known by being one object."""
+        left = None if dense is None else self._left.of(dense)
+        if left is None or found is None or left.shape != found.shape:
+            return found
+        same = all(torch.equal(*thin(a, b)) for a, b in zip(left.planes, found.planes, strict=True))
+        return left if same else found
+
+    def end(self) -> None:
+        """Say that the run is over."""
+        if self._at < self._end:
+            self._differ(self._dense.operations[self._at])
+
+    def broken(self, failure: str) -> Difference:
+        """The difference of a run that broke."""
+        at = min(self._at, self._end - 1)
+        operation = self._dense.operations[at]
+        return Difference(at, operation, self._roots[self._passing(operation)].unique(), failure)
+
+    def _differ(self, operation: Operation, blamed: Tensor | None = None) -> None:
+        if blamed is None:
+            blamed = self._passing(operation)
+        self.difference = Difference(self._at, operation, self._roots[blamed].unique())
+        raise Differs
+
+    def _passing(self, operation: Operation) -> Tensor:
+        return _passing(operation, self._left.gone)
+
+    def _lies_alike(self, dense: Layout, found: Layout) -> bool:
+        return len(dense.planes) == len(found.planes) and all(
+            _lies_alike(dense.planes, index, plane, self._left.gone) for index, plane in enumerate(found.planes)
+        )
 
 
 def _passing(operation: Operation, gone: Tensor) -> Tensor:
@@ -79,32 +238,15 @@ def _passing(operation: Operation, gone: Tensor) -> Tensor:
     A constant (the zeros of a padding) does not shrink with a cut, so the units beside it are to blame, and
     not all those that pass.
     """
-    if len({plane.shape for plane in operation.reads}) == 1:
-        beside = torch.stack([plane.flatten() for plane in thin(*operation.reads)])
+    reads = [plane for layout in operation.reads if layout for plane in layout.planes]
+    if len({plane.shape for plane in reads}) == 1:
+        beside = torch.stack([plane.flatten() for plane in thin(*reads)])
         beside = beside[:, (beside == NONE).any(dim=0)]
         if (stuck := beside[gone[beside]]).numel():
             return stuck
-    planes = [*operation.reads, *(plane for planes in operation.makes for plane in planes)]
+    planes = [*reads, *(plane for layout in operation.makes if layout for plane in layout.planes)]
     labels = torch.cat([torch.empty(0, dtype=torch.int64), *(thin(plane)[0].unique() for plane in planes)])
     return labels[gone[labels]]
-
-
-def _agrees(dense: Operation, found: Operation, gone: Tensor) -> bool:
-    return (
-        dense.name == found.name
-        and dense.module == found.module
-        and [len(planes) for planes in dense.makes] == [len(planes) for planes in found.makes]
-        and all(
-            _lies_alike(planes, index, other, gone)
-            for planes, others in zip(dense.makes, found.makes, strict=True)
-            for index, other in enumerate(others)
-        )
-    )
-
-
-def _unites_nothing_new(found: Operation, roots: Tensor) -> bool:
-    """Whether channels still meet the slices of weights, the statistics and the operands that they met."""
-    return all(torch.equal(roots[left], roots[right]) for left, right in found.unions)
 
 
 def _lies_alike(planes: tuple[Tensor, ...], index: int, found: Tensor, gone: Tensor) -> bool:
@@ -117,9 +259,9 @@ def _lies_alike(planes: tuple[Tensor, ...], index: int, found: Tensor, gone: Ten
     dense = planes[index]
     if dense.dim() != found.dim():
         return False
-    if bool((dense == NONE).all() and (found == NONE).all()):
-        return True
     lying = [dim for dim in range(dense.dim()) if varies(dense, dim)]
+    if not lying and bool((thin(dense)[0] == NONE).all() and (thin(found)[0] == NONE).all()):
+        return True
     for dim in sorted(set(range(dense.dim())) - set(lying)):
         shrinks = any(varies(plane, dim) for plane in planes)
         if varies(found, dim) or (dense.shape[dim] != found.shape[dim] and not shrinks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.wiring.groups import Group, Wiring, find_groups
+from greg_compress.wiring.layout import thin, varies
+from greg_compress.wiring.record import Operation
 from greg_compress.wiring.skeleton import Shapes
 
 ROUNDS = 2
@@ -39,25 +42,36 @@ def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
     """Find the groups of `model`, and freeze those that trial cuts on labels prove uncuttable.
 
     A trial takes another share of every group at once: one run tells about all of them, and each failure names the
-    groups to blame. Blamed groups of one size are tied, unit by unit, if the trial then gets further (the halves
-    of a chunk, the channels of a strided slice); else they are frozen, of few all but one if that is enough.
+    operation where what is left does not line up. What that operation splits is tied, unit by unit, if the trial
+    then gets further (a chunk, a channel shuffle, a strided slice); else the groups that pass there are frozen, of
+    few all but one if that is enough. What did not help at one operation is not tried again at its like.
 
     Raises:
         TraceError: the network does not run with this input.
     """
     wiring = find_groups(model, input_shapes)
     failure = _trial(model, wiring)
+    hopeless = set[tuple[str, str]]()
     while failure is not None:
         blamed = _blamed(model, wiring, failure)
-        for repaired in (*_ties(wiring, blamed), *_spared(wiring, blamed, failure)):
+        kind = _kind(failure.difference.operation)
+        for repaired in (
+            () if kind in hopeless else (*_ties(wiring, blamed, failure), *_spared(wiring, blamed, failure))
+        ):
             after = _trial(model, repaired)
             if after is None or after.reached > failure.reached:
                 wiring, failure = repaired, after
                 break
         else:
+            hopeless.add(kind)
             wiring = wiring.freeze({group.name: failure.difference.reason for group in blamed})
             failure = _trial(model, wiring)
     return wiring
+
+
+def _kind(operation: Operation) -> tuple[str, str]:
+    """An operation and its module without numbers: the same in every block of a stage."""
+    return operation.name, re.sub(r"\d+", "", operation.module)
 
 
 def _trial(model: nn.Module, wiring: Wiring) -> Failure | None:
@@ -112,16 +126,36 @@ def _spared(wiring: Wiring, blamed: list[Group], failure: Failure) -> Iterator[W
             yield wiring.freeze({group.name: failure.difference.reason for group in blamed if group is not spared})
 
 
-def _ties(wiring: Wiring, blamed: list[Group]) -> Iterator[Wiring]:
-    """The wiring with groups of one size tied: first those of the same layer as a blamed one, then all blamed."""
+def _ties(wiring: Wiring, blamed: list[Group], failure: Failure) -> Iterator[Wiring]:
+    """The wiring with units tied that may only be able to go together.
+
+    First what this operation, and its like in other blocks, splits; then groups of one size, of the same layer as
+    a blamed one, then all blamed.
+    """
+    kind = _kind(failure.difference.operation)
+    alike = [operation for operation in wiring.trace.operations if _kind(operation) == kind]
+    if pieces := [pair for operation in alike for pair in _pieces(operation)]:
+        yield wiring.tie(pieces)
     layers = {(group.sources[0], group.channels) for group in blamed}
     free = [group for group in wiring.groups if not group.frozen]
     for sets in (
         [[group for group in free if (group.sources[0], group.channels) == layer] for layer in layers],
         [[group for group in blamed if group.channels == size] for size in {group.channels for group in blamed}],
     ):
-        tied = wiring
-        for groups in sets:
-            tied = tied.tie(groups)
-        if len(tied.groups) < len(wiring.groups):
-            yield tied
+        if tied := [(groups[0].units, group.units) for groups in sets for group in groups[1:]]:
+            yield wiring.tie(tied)
+
+
+def _pieces(operation: Operation) -> Iterator[tuple[Tensor, Tensor]]:
+    """Equal offsets in what an operation splits: tensors of one shape, or the dimensions of a reshaped one.
+
+    A channel shuffle splits C channels into (G, C/G): what is left must be a product again.
+    """
+    made = [layout.plane for layout in operation.makes if layout and layout.plane is not None]
+    for other in made[1:]:
+        if other.shape == made[0].shape:
+            yield thin(made[0], other)  # type: ignore[misc]
+    if len(made) == 1:
+        lying = [dim for dim in range(made[0].dim()) if varies(made[0], dim)]
+        for dim in lying[:-1]:
+            yield thin(made[0], made[0].narrow(dim, 0, 1).expand(made[0].shape))  # type: ignore[misc]

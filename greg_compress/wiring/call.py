@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, Layouts, along
+from greg_compress.wiring.layout import Layout, Layouts
 
 if TYPE_CHECKING:
     from greg_compress.wiring.tracer import Tracer
@@ -34,10 +34,8 @@ class Call:
 
     def channels(self, tensor: Tensor, dim: int) -> Tensor | None:
         """Labels along `dim` of an activation, shape (channels,); NONE for a constant."""
-        if self.tracer.layout(tensor) is None:
-            return torch.full((tensor.shape[dim],), NONE)
-        plane = self.plane(tensor)
-        return None if plane is None else along(plane, dim)
+        layout = self.tracer.layout(tensor)
+        return torch.full((tensor.shape[dim],), NONE) if layout is None else layout.along(dim)
 
     def is_vector(self, tensor: Tensor | None) -> bool:
         """Whether a bias or statistic is a constant, a vector, or not there: anything that can be followed."""

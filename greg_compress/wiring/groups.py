@@ -6,7 +6,7 @@ A unit is a class of labels; a group is the set of units that live in the same (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -99,11 +99,11 @@ class Wiring:
                 labels.freeze(group.units, reasons[group.name])
         return group_units(replace(self.trace, labels=labels), self.input_shapes)
 
-    def tie(self, groups: Sequence[Group]) -> Wiring:
-        """The same wiring with groups of one size tied: their units at equal positions go together."""
+    def tie(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> Wiring:
+        """The same wiring with more units tied: those on both sides of a pair, element by element, go together."""
         labels = self.trace.labels.copy()
-        for group in groups[1:]:
-            labels.unite(groups[0].units, group.units)
+        for left, right in pairs:
+            labels.unite(left, right)
         return group_units(replace(self.trace, labels=labels), self.input_shapes)
 
 
@@ -127,22 +127,26 @@ def find_groups(model: nn.Module, input_shapes: Shapes) -> Wiring:
 
 def group_units(run: Trace, input_shapes: Shapes) -> Wiring:
     """Group the units that a run on labels found."""
-    roots = run.labels.classes()
-    loose = run.labels.classes(with_coupling=False)
+    roots, loose = run.labels.classes()
     classes = {name: tuple(roots[labels] for labels in dims) for name, dims in run.axes.items()}
     signature = _signatures(classes, len(run.labels))
-    reasons = run.labels.reasons(roots)
-    groups: dict[tuple[int, str | None], Group] = {}
+    reason, words = _reasons(run, roots)
+    groups: dict[tuple[int, int], Group] = {}
     for weight, layer in run.layers.items():
         if layer.follows:
             continue
-        for key, members in _split(classes[weight][layer.makes], signature, reasons):
+        for key, members in _split(classes[weight][layer.makes], signature, reason):
             if (known := groups.get(key)) is not None:
                 groups[key] = replace(known, sources=(*known.sources, weight))
             else:
-                groups[key] = Group(layer.name, members, (weight,), False, key[1])
+                groups[key] = Group(layer.name, members, (weight,), False, words[key[1]])
     named = _unique_names(list(groups.values()))
-    found = tuple(replace(group, coupled=_coupled(group, run, roots, loose)) for group in named)
+    found = tuple(
+        replace(
+            group, coupled=_coupled(group, run, roots, loose), frozen=group.frozen or _all_at_once(group, run, classes)
+        )
+        for group in named
+    )
     return Wiring(run, roots, classes, found, input_shapes)
 
 
@@ -170,13 +174,27 @@ def _signatures(classes: Axes, count: int) -> Tensor:
     return signature
 
 
-def _split(rows: Tensor, signature: Tensor, reasons: dict[int, str]) -> list[tuple[tuple[int, str | None], Tensor]]:
-    """Split a source's filters into units with the same wiring and the same freedom."""
-    order: dict[int, None] = dict.fromkeys(rows.tolist())
-    parts: dict[tuple[int, str | None], list[int]] = {}
-    for root in order:
-        parts.setdefault((int(signature[root]), reasons.get(root)), []).append(root)
-    return [(key, torch.tensor(members)) for key, members in parts.items()]
+def _reasons(run: Trace, roots: Tensor) -> tuple[Tensor, list[str | None]]:
+    """For each class the number of the first reason that freezes it, 0 for none, and the reasons by number."""
+    words: list[str | None] = [None]
+    number = torch.zeros(len(run.labels), dtype=torch.int64)
+    for frozen, reason in reversed(run.labels.reasons(roots)):
+        if reason not in words:
+            words.append(reason)
+        number[frozen] = words.index(reason)
+    return number, words
+
+
+def _split(rows: Tensor, signature: Tensor, reason: Tensor) -> Iterator[tuple[tuple[int, int], Tensor]]:
+    """Split a source's filters into units with the same wiring and the same freedom, in order of appearance."""
+    units, place = rows.unique(return_inverse=True)
+    first = torch.full_like(units, rows.numel()).scatter_reduce_(0, place, torch.arange(rows.numel()), "amin")
+    units = units[first.argsort()]
+    keys = torch.stack([signature[units], reason[units]])
+    while units.numel():
+        same = (keys == keys[:, :1]).all(dim=0)
+        yield (int(keys[0, 0]), int(keys[1, 0])), units[same]
+        keys, units = keys[:, ~same], units[~same]
 
 
 def _coupled(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> bool:
@@ -189,6 +207,13 @@ def _coupled(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> bool:
     rows = torch.cat([run.axes[weight][run.layers[weight].makes] for weight in group.sources])
     first = loose[rows[roots[rows] == group.units[0]]]
     return bool((first != first[0]).any())
+
+
+def _all_at_once(group: Group, run: Trace, classes: Axes) -> str | None:
+    """Why a group of a single unit that makes several channels loses nothing."""
+    weight = group.sources[0]
+    filters = int((classes[weight][run.layers[weight].makes] == group.units[0]).sum()) if group.channels == 1 else 1
+    return f"its {filters} channels hang together, and could only go all at once" if filters > 1 else None
 
 
 def _unique_names(groups: list[Group]) -> list[Group]:

@@ -7,8 +7,12 @@ milliseconds.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from greg_compress.wiring.layout import thin
 
 NONE = 0
 """The label of an element that belongs to no channel: a constant, or the zeros of a padding."""
@@ -20,7 +24,7 @@ class Labels:
     def __init__(self, start: int = NONE + 1) -> None:
         self._count = start
         self.unions: list[tuple[Tensor, Tensor, bool]] = []
-        """Both sides of every union, and whether an addition (or the like) made it."""
+        """Both sides of every union, as they came, and whether an addition (or the like) made it."""
         self._frozen: list[tuple[Tensor, str]] = []
 
     def __len__(self) -> int:
@@ -38,6 +42,10 @@ class Labels:
         self._count += size
         return torch.arange(start, self._count)
 
+    def go_on_from(self, count: int) -> None:
+        """Give the label `count` next, as another run did."""
+        self._count = count
+
     def unite(self, left: Tensor, right: Tensor, *, couples: bool = False) -> None:
         """Say that `left` and `right`, broadcast against each other, stand for the same units.
 
@@ -45,45 +53,53 @@ class Labels:
         operands), in contrast to a layer that merely reads, scales or follows its input.
         Elements labelled NONE unite with nothing.
         """
-        left, right = torch.broadcast_tensors(left, right)
-        pairs = torch.stack([left.flatten(), right.flatten()])
-        pairs = pairs[:, (pairs != NONE).all(dim=0) & (pairs[0] != pairs[1])]
-        if pairs.numel():
-            self.unions.append((pairs[0], pairs[1], couples))
+        if left is not right:
+            self.unions.append((left, right, couples))
 
     def freeze(self, labels: Tensor, reason: str) -> None:
         """Forbid cutting `labels` (and with them their classes), for a reason in words."""
+        (labels,) = thin(labels)
         labels = labels[labels != NONE].unique()
         if labels.numel():
             self._frozen.append((labels, reason))
 
-    def classes(self, *, with_coupling: bool = True) -> Tensor:
-        """Return the smallest label of each label's class, shape (len(self),).
+    def classes(self) -> tuple[Tensor, Tensor]:
+        """Return the smallest label of each label's class, shape (len(self),), with and without coupling.
 
-        Without coupling, unions made by additions are left out: two sources that fall apart then are
-        coupled (design section 1).
+        Without, unions made by additions are left out: two sources that fall apart then are coupled (design
+        section 1).
         """
-        chosen = [union[:2] for union in self.unions if with_coupling or not union[2]]
-        root = torch.arange(self._count)
-        if not chosen:
-            return root
-        left = torch.cat([pair[0] for pair in chosen])
-        right = torch.cat([pair[1] for pair in chosen])
-        # Connected components by hooking and pointer jumping: a few rounds whatever the depth.
-        while True:
-            a, b = root[left], root[right]
-            apart = a != b
-            if not apart.any():
-                return root
-            low, high = torch.minimum(a, b)[apart], torch.maximum(a, b)[apart]
-            root.scatter_reduce_(0, high, low, reduce="amin")
-            while not torch.equal(root[root], root):
-                root = root[root]
+        loose = _joined(torch.arange(self._count), *pairs([union for union in self.unions if not union[2]]))
+        return _joined(loose, *pairs([union for union in self.unions if union[2]])), loose
 
-    def reasons(self, classes: Tensor) -> dict[int, str]:
-        """Map each frozen class (its root label) to the first reason that was given for it."""
-        found: dict[int, str] = {}
-        for labels, reason in self._frozen:
-            for root in classes[labels].unique().tolist():
-                found.setdefault(root, reason)
-        return found
+    def reasons(self, classes: Tensor) -> list[tuple[Tensor, str]]:
+        """The frozen classes (their root labels), with the reasons in the order in which they were given."""
+        return [(classes[labels].unique(), reason) for labels, reason in self._frozen]
+
+
+def _joined(root: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Connected components by hooking and pointer jumping: a few rounds whatever the depth.
+
+    Args:
+        root: a label of each label's class so far, its own for a root.
+    """
+    root = root.clone()
+    while True:
+        a, b = root[left], root[right]
+        apart = a != b
+        if not apart.any():
+            return root
+        left, right = a[apart], b[apart]
+        root.scatter_reduce_(0, torch.maximum(left, right), torch.minimum(left, right), reduce="amin")
+        while not torch.equal(jumped := root[root], root):
+            root = jumped
+
+
+def pairs(unions: Sequence[tuple[Tensor, Tensor, bool]]) -> tuple[Tensor, Tensor]:
+    """Both sides of unions as vectors, element by element, without those of NONE or of a label with itself."""
+    nothing = torch.empty(0, dtype=torch.int64)
+    both = [thin(*torch.broadcast_tensors(left, right)) for left, right, _ in unions]
+    left = torch.cat([nothing, *(pair[0].reshape(-1) for pair in both)])
+    right = torch.cat([nothing, *(pair[1].reshape(-1) for pair in both)])
+    real = (left != NONE) & (right != NONE) & (left != right)
+    return left[real], right[real]

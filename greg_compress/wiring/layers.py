@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from greg_compress.wiring.call import Call
-from greg_compress.wiring.layout import Layout, Layouts, along, spread
+from greg_compress.wiring.layout import Layout, Layouts, along
 from greg_compress.wiring.record import LINEAR, Layer
 
 
@@ -26,8 +26,8 @@ def convolution(call: Call) -> Layouts:
         return call.opaque()
     name, rows, columns = parts
     each = (tensor.shape[1] // groups, call.made[0].shape[1] // groups)
-    depthwise = bool(call.tracer.result.decide(lambda: groups > 1 and each[0] == 1))
-    whole = bool(call.tracer.result.decide(lambda: depthwise or groups > max(*each, 1)))
+    depthwise = bool(call.tracer.decide(lambda: groups > 1 and each[0] == 1))
+    whole = bool(call.tracer.decide(lambda: depthwise or groups > max(*each, 1)))
     if whole:
         channels = _whole_groups(call, inputs, rows.view(groups, -1), columns, transposed)
     else:
@@ -48,7 +48,7 @@ def convolution(call: Call) -> Layouts:
     )
     if bias is not None and (plane := call.plane(bias)) is not None:
         call.tracer.result.labels.unite(plane, channels)
-    return call.same(Layout((spread(channels, call.made[0].shape, 1),)))
+    return call.same(Layout.spread(channels, call.made[0].shape, 1))
 
 
 def _whole_groups(call: Call, inputs: Tensor, rows: Tensor, columns: Tensor, transposed: bool) -> Tensor:
@@ -95,7 +95,7 @@ def matrix_product(call: Call) -> Layouts:
     for vector in bias:
         if (plane := call.plane(vector)) is not None:
             labels.unite(plane, out)
-    return call.same(Layout((spread(out, call.made[0].shape, 1),)))
+    return call.same(Layout.spread(out, call.made[0].shape, 1))
 
 
 def _matrix(call: Call, weight: Tensor, out: int, fan: int) -> tuple[str, Tensor, Tensor] | None:
@@ -121,5 +121,41 @@ def batch_norm(call: Call) -> Layouts:
     for vector in vectors:
         if (plane := call.plane(vector)) is not None:
             call.tracer.result.labels.unite(plane, inputs)
-    statistics: Layouts = [Layout((spread(inputs, made.shape, 0),)) if made.numel() else None for made in call.made[1:]]
-    return [Layout((spread(inputs, call.made[0].shape, 1),)), *statistics]
+    statistics: Layouts = [Layout.spread(inputs, made.shape, 0) if made.numel() else None for made in call.made[1:]]
+    return [call.tracer.layout(tensor), *statistics]
+
+
+def layer_norm(call: Call) -> Layouts:
+    """aten.native_layer_norm(input, shape, weight, bias, eps) over the last dimension.
+
+    Mean and variance are of all channels: without some of them another network remains, which fine-tuning adapts,
+    and the self-check leaves the removed ones out of them too (:mod:`greg_compress.surgery.masking`).
+    """
+    tensor, shape, *vectors = call.args[:4]
+    inputs = call.channels(tensor, tensor.dim() - 1)
+    return _normalized(call, inputs if len(shape) == 1 else None, vectors)
+
+
+def group_norm(call: Call) -> Layouts:
+    """aten.native_group_norm(input, weight, bias, N, C, HxW, groups, eps): loses whole normalisation groups.
+
+    A single group is a normalisation over all channels, like that of :func:`layer_norm`.
+    """
+    tensor, *vectors = call.args[:3]
+    inputs, groups = call.channels(tensor, 1), call.args[6]
+    made = _normalized(call, inputs, vectors)
+    if inputs is not None and call.tracer.decide(lambda: groups > 1):
+        parts = inputs.view(groups, -1)
+        call.tracer.result.labels.unite(parts, parts[:, :1])
+    return made
+
+
+def _normalized(call: Call, inputs: Tensor | None, vectors: list[Tensor | None]) -> Layouts:
+    """A module without scale and shift has no tensor that says how many channels it normalises."""
+    planes = [call.plane(vector) for vector in vectors if vector is not None]
+    if inputs is None or not planes or any(plane is None for plane in planes):
+        return call.opaque()
+    for plane in planes:
+        assert plane is not None
+        call.tracer.result.labels.unite(plane, inputs)
+    return [call.tracer.layout(call.args[0]), None, None]

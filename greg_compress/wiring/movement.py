@@ -30,29 +30,65 @@ MOVEMENT = {
     *(aten.pixel_shuffle, aten.pixel_unshuffle, aten.channel_shuffle),
     *(aten.slice_scatter, aten.select_scatter),
 }
+ALONG_SOME = {aten.roll: 2, aten.flip: 1}
+"""These move entries along the dimensions of an argument only."""
 
 
 def movement(call: Call) -> Layouts:
     """Run the very same operation on the planes; padding fills with NONE."""
     layouts = [call.tracer.layout(tensor) for tensor in call.read]
+    if len({len(layout.planes) for layout in layouts if layout}) > 1:
+        layouts = [_as_activation(layout) for layout in layouts]
     counts = {len(layout.planes) for layout in layouts if layout}
     if len(counts) != 1:
         return call.opaque()
-    run = VIEWS.get(call.func.overloadpacket, call.func)
-
-    def moved(index: int) -> list[Tensor]:
-        def plane(leaf: Any) -> Any:
-            if not isinstance(leaf, Tensor):
-                return leaf
-            layout = call.tracer.layout(leaf)
-            return layout.planes[index] if layout else torch.full((), NONE).expand(leaf.shape)
-
-        out = run(*tree_map(plane, call.args), **tree_map(plane, call.kwargs))
-        return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
-
-    planes = [moved(index) for index in range(counts.pop())]
+    packet = call.func.overloadpacket
+    if packet is aten.clone or (packet in ALONG_SOME and _moves_nothing(call, ALONG_SOME[packet])):
+        return call.same(layouts[0])
+    planes = [_moved(call, layouts, index) for index in range(counts.pop())]
     origin = layouts[0].origin if len(layouts) == 1 and layouts[0] else None
     return [Layout(out, origin) for out in zip(*planes, strict=True)]
+
+
+def _as_activation(layout: Layout | None) -> Layout | None:
+    """A parameter whose labels lie along one dimension only (a class token), as what meets it is laid out."""
+    lying = (
+        [plane for plane in layout.planes if any(varies(plane, dim) for dim in range(plane.dim()))] if layout else []
+    )
+    return Layout(lying) if len(lying) == 1 else layout
+
+
+def _moves_nothing(call: Call, at: int) -> bool:
+    """Whether labels do not vary along the dimensions in argument `at`; none given means all of them, flattened."""
+    plane, dims = call.plane(call.read[0]), call.args[at] if len(call.args) > at else ()
+    return plane is not None and bool(dims) and not any(varies(plane, dim) for dim in dims)
+
+
+def _moved(call: Call, layouts: Layouts, index: int) -> list[Tensor]:
+    """Plane `index` of every tensor made."""
+    planes = [
+        layout.planes[index] if layout else torch.full((), NONE).expand(tensor.shape)
+        for tensor, layout in zip(call.read, layouts, strict=True)
+    ]
+    if call.func.overloadpacket is aten.cat:
+        return [_joined(planes, call.args[1] if len(call.args) > 1 else 0, call.made[0].shape)]
+    run = VIEWS.get(call.func.overloadpacket, call.func)
+    coming = iter(planes)  # in the order in which the call reads them
+
+    def plane(leaf: Any) -> Any:
+        return next(coming) if isinstance(leaf, Tensor) else leaf
+
+    out = run(*tree_map(plane, call.args), **tree_map(plane, call.kwargs))
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+
+
+def _joined(planes: list[Tensor], dim: int, shape: torch.Size) -> Tensor:
+    """Concatenate along `dim`, with one index of every other dimension along which no plane varies."""
+    planes = [plane for plane in planes if plane.dim() == len(shape)]  # an empty vector joins anything
+    for other in set(range(len(shape))) - {dim % len(shape)}:
+        if not any(varies(plane, other) for plane in planes):
+            planes = [plane.narrow(other, 0, 1) for plane in planes]
+    return torch.cat(planes, dim).expand(shape)
 
 
 def padding(call: Call) -> Layouts:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from torch import Tensor
 
 from greg_compress.wiring.labels import Labels
+from greg_compress.wiring.layout import Layout, Layouts
 
 LINEAR = "linear"
 Axes = dict[str, tuple[Tensor, ...]]
@@ -66,19 +68,22 @@ class Unfollowed:
         return self.kind != LINEAR
 
 
-@dataclass(frozen=True)
+@dataclass
 class Operation:
     """One ATen call: how labels lay in what it read and in what it made."""
 
     name: str
     module: str
-    reads: tuple[Tensor, ...]
-    makes: tuple[tuple[Tensor, ...], ...]
-    """The planes of each tensor made; none for a constant."""
-    unions: tuple[tuple[Tensor, Tensor], ...] = ()
-    """The labels that it united."""
-    scalars: tuple[str, ...] = ()
-    """Numbers and words among its arguments that a cut must not change."""
+    arguments: tuple[Any, ...]
+    """What is no tensor among its arguments, in order."""
+    reads: tuple[Layout | None, ...]
+    makes: Layouts
+    decisions: tuple[int, ...] = ()
+    """What its rule decided from shapes."""
+    labels: int = 0
+    """How many labels there were after it."""
+    idle: bool = False
+    """It makes what it reads, as far as labels go, and unites nothing: an activation, a dropout."""
 
     def __str__(self) -> str:
         return f"{self.name} in {self.module or 'the network itself'}"
@@ -90,6 +95,8 @@ class Trace:
 
     labels: Labels
     axes: Axes
+    tensors: dict[str, Layout] = field(default_factory=dict)
+    """How these labels lie in every parameter and buffer."""
     operations: list[Operation] = field(default_factory=list)
     layers: dict[str, Layer] = field(default_factory=dict)
     """By weight, in order of execution."""
@@ -98,26 +105,24 @@ class Trace:
     called: set[str] = field(default_factory=set)
     leaving: list[Tensor] = field(default_factory=list)
     """Labels that reach the network's output."""
-    failure: str | None = None
-    """Why the run broke off, when it did."""
     unfollowed: dict[str, Unfollowed] = field(default_factory=dict)
     """By module, in order of execution."""
-    decisions: list[int] = field(default_factory=list)
-    """What rules decided from shapes, in order of execution."""
     device: str = "meta"
     """Where it ran: on the CPU only if the network does not run on meta."""
-    script: tuple[int, ...] | None = None
-    """In a replay, the dense run's decisions: a cut that leaves one channel must not change them."""
+    modes: tuple[int, int] = (0, 0)
+    """How many operations ran in eval and in train mode, one after the other."""
 
-    def replay(self, axes: Axes) -> Trace:
-        """An empty trace for a cut network whose tensors carry `axes`, counting on from the same label."""
-        tensors = {id(dims): dims for dims in self.axes.values()}  # tied ones share their labels
-        start = 1 + sum(labels.numel() for dims in tensors.values() for labels in dims)
-        return Trace(Labels(start), axes, script=tuple(self.decisions))
+    @property
+    def trains_alike(self) -> bool:
+        """Whether training does to labels what evaluation does (no auxiliary heads)."""
+        split = self.modes[0]
+        return _work(self.operations[:split]) == _work(self.operations[split:])
 
-    def decide(self, from_shapes: Callable[[], int]) -> int:
-        """A decision that shapes make in a dense network, and that a replay repeats."""
-        at = len(self.decisions)
-        chosen = self.script[at] if self.script is not None and at < len(self.script) else from_shapes()
-        self.decisions.append(chosen)
-        return chosen
+
+def _work(operations: Sequence[Operation]) -> list[tuple[Any, ...]]:
+    """What operations do besides what dropout and BatchNorm's statistics add in training."""
+    return [
+        (each.name, each.module, *(() if "batch_norm" in each.name else each.arguments), each.makes[0].shape)
+        for each in operations
+        if not each.idle and each.makes[0] is not None
+    ]

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from greg_compress.wiring.call import Call
 from greg_compress.wiring.constants import SHAPE_ONLY, freeze_beside_constants, note_constants
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layers import batch_norm, convolution, matrix_product
-from greg_compress.wiring.layout import Layout, Layouts, compact, spread, thin, varies
+from greg_compress.wiring.layers import batch_norm, convolution, group_norm, layer_norm, matrix_product
+from greg_compress.wiring.layout import Layout, Layouts, thin, varies
 from greg_compress.wiring.movement import MOVEMENT, VIEWS, movement, padding
 
 if TYPE_CHECKING:
@@ -88,10 +87,17 @@ def pointwise(call: Call) -> Layouts:
     operands = [tensor for tensor in call.read if call.tracer.layout(tensor)]
     planes = [_operand(call, tensor, shape) for tensor in operands]
     couples = call.func.overloadpacket not in SCALING
-    if any(plane is None for plane in planes):
-        return call.opaque()
-    freeze_beside_constants(call, [plane for plane in planes if plane is not None])
     known = [plane for plane in planes if plane is not None]
+    if len(known) < len(planes):
+        return call.opaque()
+    if len(call.read) > len(operands):
+        freeze_beside_constants(call, known)
+    elif couples and len(call.read) == 2:
+        call.tracer.addition(*call.read)
+    first = call.tracer.layout(operands[0])
+    assert first is not None
+    if all(plane is first.plane for plane in known):
+        return call.same(first)  # an activation, a scaling by a number, twice the same
     spreading = [_spreads(call, plane, operand, known) for plane, operand in zip(known, operands, strict=True)]
     result = torch.full((), NONE).expand(shape)
     for plane, spreads in zip(known, spreading, strict=True):
@@ -100,24 +106,44 @@ def pointwise(call: Call) -> Layouts:
             continue
         left, right = thin(result, plane)  # where neither varies, one stands for all
         call.tracer.result.labels.unite(left, right, couples=couples)
-        result = compact(torch.where(left == NONE, right, left).expand(shape))
-    if couples and len(call.read) == 2:
-        call.tracer.addition(*call.read)
+        result = torch.where(left == NONE, right, left).expand(shape)
     return call.same(Layout((result,)))
 
 
 def _operand(call: Call, tensor: Tensor, shape: torch.Size) -> Tensor | None:
-    """The plane of an operand, expanded; of a raw parameter the one that is not broadcast away."""
+    """The plane of an operand, expanded; of a raw parameter the one whose labels meet those of the others.
+
+    What its other planes label (the positions of an embedding) meets nothing that a cut could follow.
+    """
     layout = call.tracer.layout(tensor)
     assert layout is not None
     planes = layout.planes
 
     def choose() -> int:
         lying = [at for at, plane in enumerate(planes) if any(varies(plane, dim) for dim in range(plane.dim()))]
-        return lying[0] if len(lying) == 1 else (0 if not lying else -1)
+        if len(lying) < 2:
+            return lying[0] if lying else 0
+        others = [other.plane for each in call.read if (other := call.tracer.layout(each)) and each is not tensor]
+        known = [other.expand(shape) for other in others if other is not None]
+        meeting = [
+            at
+            for at in lying
+            if any(
+                varies(planes[at].expand(shape), dim) and varies(other, dim)
+                for other in known
+                for dim in range(len(shape))
+            )
+        ]
+        return meeting[0] if len(meeting) == 1 else -1
 
-    chosen = 0 if len(planes) == 1 else call.tracer.result.decide(choose)
-    return None if chosen < 0 else planes[chosen].expand(shape)
+    chosen = 0 if len(planes) == 1 else call.tracer.decide(choose)
+    if chosen < 0:
+        return None
+    for at, plane in enumerate(planes):
+        if at != chosen and any(varies(plane, dim) for dim in range(plane.dim())):
+            reason = f"{call.func} in {call.tracer.where} lines it up with positions"
+            call.tracer.result.labels.freeze(plane, reason)
+    return planes[chosen] if planes[chosen].shape == shape else planes[chosen].expand(shape)
 
 
 def _spreads(call: Call, plane: Tensor, operand: Tensor, others: list[Tensor]) -> bool:
@@ -130,7 +156,7 @@ def _spreads(call: Call, plane: Tensor, operand: Tensor, others: list[Tensor]) -
         stretched = [dim for dim in range(plane.dim()) if before[dim] == 1 < plane.shape[dim]]
         return any(varies(other, dim) for other in others for dim in stretched)
 
-    return bool(call.tracer.result.decide(look))
+    return bool(call.tracer.decide(look))
 
 
 def pooling(call: Call, spatial: int) -> Layouts:
@@ -140,7 +166,7 @@ def pooling(call: Call, spatial: int) -> Layouts:
     labels = call.channels(tensor, dim)
     if labels is None:
         return call.opaque()
-    return [Layout((spread(labels, made.shape, dim),)) for made in call.made]
+    return [Layout.spread(labels, made.shape, dim) for made in call.made]
 
 
 def reduction(call: Call) -> Layouts:
@@ -155,19 +181,23 @@ def reduction(call: Call) -> Layouts:
     if plane is None or not dims:
         return call.opaque()
     lying = [dim for dim in range(plane.dim()) if varies(plane, dim)]
-    if call.tracer.result.decide(lambda: bool(lying) and set(lying) <= set(dims)):
+    if call.tracer.decide(lambda: bool(lying) and set(lying) <= set(dims)):
         return call.opaque()
     for dim in dims:
         if dim in lying:
             first = plane.narrow(dim, 0, 1).expand(plane.shape)
             call.tracer.result.labels.unite(*thin(plane, first), couples=True)
-    return call.same(Layout((aten.amax(plane, dims, call.made[0].dim() == plane.dim()),)))
+    for dim in set(dims) - set(lying):
+        plane = plane.narrow(dim, 0, 1)
+    return call.same(Layout((aten.amax(plane, dims, call.made[0].dim() == plane.dim()).expand(call.made[0].shape),)))
 
 
 def along_one(call: Call) -> Layouts:
     """A softmax over positions keeps channels; one over channels mixes them."""
     plane = call.plane(call.read[0])
-    return call.opaque() if plane is None or varies(plane, call.args[1]) else call.same(Layout((plane,)))
+    return (
+        call.opaque() if plane is None or varies(plane, call.args[1]) else call.same(call.tracer.layout(call.read[0]))
+    )
 
 
 def gated_half(call: Call) -> Layouts:
@@ -190,7 +220,7 @@ def write_back(call: Call) -> Layouts:
     return call.opaque() if target is None else call.same(target)
 
 
-def scalars(func: Any, args: Any, kwargs: Any) -> tuple[str, ...]:
+def scalars(func: Any, arguments: tuple[Any, ...]) -> tuple[str, ...]:
     """Numbers and words among the arguments of what computes, as text (NaN is like NaN): a cut must not change them.
 
     Sizes and offsets of what only moves data may change, and so may the number of groups.
@@ -198,8 +228,21 @@ def scalars(func: Any, args: Any, kwargs: Any) -> tuple[str, ...]:
     packet = func.overloadpacket
     if packet in SHAPE_ONLY or packet in VIEWS or packet in MOVEMENT - {aten.roll} or packet is aten.constant_pad_nd:
         return ()
-    args = args[:8] if packet is aten.convolution else args
-    return tuple(repr(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, (bool, int, float, str)))
+    arguments = arguments[SIZES.get(packet, slice(None))]
+    return tuple(repr(leaf) for leaf in arguments if isinstance(leaf, (bool, int, float, str)))
+
+
+def commutes_with_cuts(func: Any, arguments: tuple[Any, ...], dense: tuple[Any, ...]) -> bool:
+    """Whether a cut's operands, if they are what is left of the dense call's, make what is left of its results.
+
+    True of what works channel by channel, and of what moves whole dimensions, with the same arguments: of a view
+    or a slice only the rule can tell.
+    """
+    packet = func.overloadpacket
+    if packet not in COMMUTING and packet not in POOLING and torch.Tag.pointwise not in func.tags:
+        return False
+    said = SIZES.get(packet, slice(None))
+    return arguments[said] == dense[said]
 
 
 RULES: dict[Any, Callable[[Call], Layouts]] = {
@@ -208,6 +251,17 @@ RULES: dict[Any, Callable[[Call], Layouts]] = {
     aten.mm: matrix_product,
     aten.glu: gated_half,
     aten.native_batch_norm: batch_norm,
+    aten.native_layer_norm: layer_norm,
+    aten.native_group_norm: group_norm,
     aten.copy_: write_back,
     aten.constant_pad_nd: padding,
 }
+SIZES = {aten.convolution: slice(-1), aten.native_layer_norm: slice(-1, None), aten.native_group_norm: slice(-1, None)}
+"""Which arguments of these say no number of channels or groups, which shapes must fit anyway."""
+COMMUTING = {
+    *(aten.convolution, aten.addmm, aten.mm, aten.native_batch_norm, aten.native_layer_norm, aten.native_group_norm),
+    *(aten.mean, aten.sum, aten.amax, *SAME_SHAPE, *ALONG_ONE),
+    *(aten.cat, aten.clone, aten.t, aten.t_copy, aten.transpose, aten.transpose_copy, aten.permute),
+    *(aten.permute_copy, aten.detach, aten.alias, aten.unsqueeze, aten.unsqueeze_copy, aten.alias_copy),
+}
+"""Of what lies whole in its dimensions; pooling and what is tagged element-wise commute with cuts as well."""

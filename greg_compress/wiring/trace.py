@@ -16,43 +16,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import TraceError, first_line
+from greg_compress.errors import TraceError
 from greg_compress.wiring import rules
 from greg_compress.wiring.labels import Labels
-from greg_compress.wiring.layout import Layout, spread
+from greg_compress.wiring.layout import Layout, thin
 from greg_compress.wiring.record import Trace
 from greg_compress.wiring.skeleton import Shapes, cannot_run, example_inputs, named_tensors, output_tensors
 from greg_compress.wiring.tracer import Tracer
 
 
-def trace(bones: nn.Module, input_shapes: Shapes, replay: Trace | None = None) -> Trace:
-    """Run a skeleton on labels, in eval and in train mode.
+def trace(bones: nn.Module, input_shapes: Shapes) -> Trace:
+    """Run a skeleton on labels, in eval and in train mode; every index of every dimension gets a fresh label.
 
     Args:
         bones: what :func:`skeleton` returned; its training flags are changed.
         input_shapes: the shape of one sample of each input, ((C, H, W),) for images.
-        replay: what :meth:`Trace.replay` returned, for a cut network that proves itself with the labels that
-            it kept. Without it every index of every dimension gets a fresh label.
 
     Raises:
-        TraceError: the network cannot run on the skeleton's device (in a replay the failure is recorded, since a
-            cut network that breaks is an answer).
+        TraceError: the network cannot run on the skeleton's device.
     """
-    result = replay or _labelled(bones)
+    result = _labelled(bones)
+    ran: list[int] = []
+    unions: list[int] = []
     for training in (False, True):
-        tracer = Tracer(result, count=not training, apply=rules.apply, scalars=rules.scalars)
+        tracer = Tracer(result, rules.apply, count=not training)
         try:
-            bones.train(training)
-            with _same_randomness():
-                _run(bones, input_shapes, tracer)
+            output = run(bones, input_shapes, tracer, training)
         except TraceError:
             raise
         except (Exception, SystemExit) as error:
-            # Whatever user code raises on meta tensors or after a wrong cut: it is reported, not guessed at.
-            result.failure = first_line(error)
-            if replay is None:
-                raise cannot_run(input_shapes, error, tracer.failed_at) from error
-            break
+            # Whatever user code raises on meta tensors: it is reported, not guessed at.
+            raise cannot_run(input_shapes, error, tracer.failed_at) from error
+        ran.append(len(result.operations) - sum(ran))
+        unions.append(len(result.labels.unions))
+        for tensor in output_tensors(output):
+            if (layout := tracer.layout(tensor)) is not None:
+                for plane in layout.planes:
+                    result.labels.freeze(plane, "it is the network's output")
+                    result.leaving.append(thin(plane)[0].unique())
+    result.modes = (ran[0], ran[1])
+    if result.trains_alike:
+        del result.labels.unions[unions[0] :]  # the same once more
     bones.eval()
     return result
 
@@ -64,7 +68,8 @@ def _labelled(bones: nn.Module) -> Trace:
     for name, tensor in named_tensors(bones):
         if id(tensor) not in known:
             known[id(tensor)] = tuple(result.labels.new(size) for size in tensor.shape)
-        result.axes[name] = known[id(tensor)]
+        axes = result.axes[name] = known[id(tensor)]
+        result.tensors[name] = Layout.of_tensor(axes, name if isinstance(tensor, nn.Parameter) else None)
     saved = bones.state_dict(keep_vars=True)
     for name, tensor in named_tensors(bones):
         if name not in saved and not isinstance(tensor, nn.Parameter):
@@ -73,26 +78,19 @@ def _labelled(bones: nn.Module) -> Trace:
     return result
 
 
-def _run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer) -> None:
-    result = tracer.result
-    tensors = dict(named_tensors(bones))
+def run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer, training: bool) -> Any:
+    """Run a skeleton in one mode under `tracer`, and return what it returns."""
+    tracer.remember_tensors(bones)
     examples = example_inputs(bones, input_shapes)
-    for name, tensor in reversed(tensors.items()):  # a tied tensor goes by its first name
-        planes = tuple(spread(labels, tensor.shape, dim) for dim, labels in enumerate(result.axes[name]))
-        tracer.remember(tensor, Layout(planes, name if isinstance(tensor, nn.Parameter) else None))
     for example in examples:
         tracer.remember_input(example)
 
     def call(tensors: Any, *examples: Tensor) -> Any:
         return torch.func.functional_call(bones, tensors, examples, tie_weights=False)
 
-    with torch.no_grad(), tracer.watching(bones), tracer:
-        output = torch.func.functionalize(call, remove="mutations_and_views")(tensors, *examples)
-    for tensor in output_tensors(output):
-        if (layout := tracer.layout(tensor)) is not None:
-            for plane in layout.planes:
-                result.labels.freeze(plane, "it is the network's output")
-                result.leaving.append(plane.unique())
+    bones.train(training)
+    with _same_randomness(), torch.no_grad(), tracer.watching(bones), tracer:
+        return torch.func.functionalize(call, remove="mutations_and_views")(dict(named_tensors(bones)), *examples)
 
 
 @contextmanager
