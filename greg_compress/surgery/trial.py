@@ -113,10 +113,30 @@ def _blamed(model: nn.Module, wiring: Wiring, failure: Failure) -> list[Group]:
     """The free groups whose units pass where a trial cut differs."""
     free = [group for group in wiring.groups if group.name in failure.shares]
     blamed = [group for group in free if torch.isin(failure.shares[group.name], failure.difference.units).any()]
-    if not blamed:
-        # What broke carries no labels (a size computed in Python): find who breaks it, one by one.
-        blamed = [group for group in free if first_difference(model, wiring, failure.shares[group.name]) is not None]
-    return blamed or free
+    if blamed:
+        return blamed
+    # What broke carries no labels (a size computed in Python): find who breaks it, one by one, those first that
+    # pass in the module where it broke.
+    near = _passing_in(wiring, failure.difference.operation.module, free)
+    for groups in (near, [group for group in free if group not in near]):
+        alone = [group for group in groups if first_difference(model, wiring, failure.shares[group.name]) is not None]
+        if alone:
+            return alone
+    return free
+
+
+def _passing_in(wiring: Wiring, module: str, groups: list[Group]) -> list[Group]:
+    """The groups whose units pass in a module or below it."""
+    planes = [
+        thin(plane)[0].flatten()
+        for operation in wiring.trace.operations
+        if operation.module == module or operation.module.startswith(f"{module}.")
+        for layout in operation.reads
+        if layout
+        for plane in layout.planes
+    ]
+    units = wiring.roots[torch.cat([torch.empty(0, dtype=torch.int64), *planes])].unique()
+    return [group for group in groups if bool(torch.isin(group.units, units).any())]
 
 
 def _spared(wiring: Wiring, blamed: list[Group], failure: Failure) -> Iterator[Wiring]:

@@ -44,9 +44,9 @@ class Call:
     def same(self, layout: Layout | None) -> Layouts:
         return [layout] * len(self.made)
 
-    def opaque(self) -> Layouts:
+    def opaque(self, why: str = "reads it, and its channels cannot be followed through that") -> Layouts:
         """Freeze what flows in; what comes out carries one new frozen label."""
-        reason = f"{self.func} in {self.tracer.where} reads it, and its channels cannot be followed through that"
+        reason = f"{self.func} in {self.tracer.where} {why}"
         labels = self.tracer.result.labels
         for tensor in self.read:
             if layout := self.tracer.layout(tensor):

@@ -84,7 +84,8 @@ def compact(plane: Tensor) -> Tensor:
         first = small.narrow(dim, 0, 1)
         if torch.equal(first, small.narrow(dim, 1, 1)) and bool((small == first).all()):
             small, changed = first, True
-    return small.expand(shape) if changed else plane
+    # Cloned, since a view would hold on to all that an operation made.
+    return small.clone().expand(shape) if changed else plane
 
 
 def varies(plane: Tensor, dim: int) -> bool:

@@ -43,6 +43,8 @@ def movement(call: Call) -> Layouts:
     if len(counts) != 1:
         return call.opaque()
     packet = call.func.overloadpacket
+    if packet is aten.cat and (joined := _tokens(call, layouts)):
+        return joined
     if packet is aten.clone or (packet in ALONG_SOME and _moves_nothing(call, ALONG_SOME[packet])):
         return call.same(layouts[0])
     planes = [_moved(call, layouts, index) for index in range(counts.pop())]
@@ -82,6 +84,22 @@ def _moved(call: Call, layouts: Layouts, index: int) -> list[Tensor]:
     return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
 
 
+def _tokens(call: Call, layouts: Layouts) -> Layouts | None:
+    """Tensors joined beside their channels (a class token and patches): what follows reads them alike, so that
+    channels of one index are coupled."""
+    vectors = [layout.vector() for layout in layouts if layout]
+    dims = {vector and vector[0] for vector in vectors}
+    along = next(iter(dims))
+    dim = (call.args[1] if len(call.args) > 1 else 0) % call.made[0].dim()
+    if len(vectors) < 2 or len(dims) > 1 or along is None or along == dim or not vectors[0]:
+        return None
+    for vector in vectors[1:]:
+        assert vector is not None
+        call.tracer.result.labels.unite(vectors[0][1], vector[1], couples=True)
+    labels = torch.stack([vector[1] for vector in vectors if vector]).amax(dim=0)
+    return [Layout.spread(labels, call.made[0].shape, along)]
+
+
 def _joined(planes: list[Tensor], dim: int, shape: torch.Size) -> Tensor:
     """Concatenate along `dim`, with one index of every other dimension along which no plane varies."""
     planes = [plane for plane in planes if plane.dim() == len(shape)]  # an empty vector joins anything
@@ -103,6 +121,8 @@ def _padded(plane: Tensor, pads: Sequence[int]) -> Tensor:
     for at in range(len(pads) // 2):
         dim = plane.dim() - 1 - at
         left, right = pads[2 * at : 2 * at + 2]
+        if left == right == 0:
+            continue
         if plane.shape[dim] == 1 or varies(plane, dim):
             plane = compact(aten.constant_pad_nd(plane, [0, 0] * at + [left, right], NONE))
         else:

@@ -200,6 +200,11 @@ def along_one(call: Call) -> Layouts:
     )
 
 
+def product_of_activations(call: Call) -> Layouts:
+    """aten.bmm: attention. Its heads have a fixed shape, which lives in numbers of the module's own code."""
+    return call.opaque("multiplies it with other activations, as attention does, whose heads have a fixed shape")
+
+
 def gated_half(call: Call) -> Layouts:
     """aten.glu(input, dim): channel j of the first half times the sigmoid of channel j of the second."""
     plane = call.plane(call.read[0])
@@ -246,6 +251,7 @@ def commutes_with_cuts(func: Any, arguments: tuple[Any, ...], dense: tuple[Any, 
 
 
 RULES: dict[Any, Callable[[Call], Layouts]] = {
+    aten.bmm: product_of_activations,
     aten.convolution: convolution,
     aten.addmm: matrix_product,
     aten.mm: matrix_product,
