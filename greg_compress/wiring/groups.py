@@ -32,6 +32,8 @@ class Group:
     coupled: bool
     frozen: str | None
     """Why these units may not be cut; None when they may."""
+    scored: tuple[str, ...] = ()
+    """The sources whose filters score these units, in order of execution: see :func:`_scored`."""
 
     @property
     def channels(self) -> int:
@@ -45,6 +47,10 @@ class Group:
         if self.coupled:
             return f"coupled: an addition ties {len(self.sources)} layers together"
         return None
+
+    def left_alone(self, coupled: bool) -> str | None:
+        """Why nothing may go here, in words, when coupled groups are asked for or not."""
+        return None if coupled and not self.frozen else self.reason
 
 
 @dataclass(frozen=True)
@@ -142,7 +148,10 @@ def group_units(run: Trace, input_shapes: Shapes) -> Wiring:
             else:
                 groups[key] = Group(layer.name, members, (weight,), False, key[1])
     named = _unique_names(list(groups.values()))
-    found = tuple(replace(group, coupled=_coupled(group, run, roots, loose)) for group in named)
+    found = tuple(
+        replace(group, coupled=_coupled(group, run, roots, loose), scored=_scored(group, run, roots, loose))
+        for group in named
+    )
     return Wiring(run, roots, classes, found, input_shapes)
 
 
@@ -189,6 +198,21 @@ def _coupled(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> bool:
     rows = torch.cat([run.axes[weight][run.layers[weight].makes] for weight in group.sources])
     first = loose[rows[roots[rows] == group.units[0]]]
     return bool((first != first[0]).any())
+
+
+def _scored(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> tuple[str, ...]:
+    """The first in execution of every set of sources that hang together without the unions that additions made.
+
+    A gate's rows go with the unit and do not score it; the summands of a residual stream do, each of them.
+    """
+    seen, found = loose[:0], []
+    for weight in group.sources:
+        rows = run.axes[weight][run.layers[weight].makes]
+        mine = loose[rows[roots[rows] == group.units[0]]]
+        if not torch.isin(mine, seen).any():
+            found.append(weight)
+        seen = torch.cat([seen, mine])
+    return tuple(found)
 
 
 def _unique_names(groups: list[Group]) -> list[Group]:
