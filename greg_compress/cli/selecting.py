@@ -15,7 +15,6 @@ from greg_compress.selection.plan_file import read_plan
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.whole_files import require_free
 
-
 RatiosText = Annotated[
     str | None,
     Option(
