@@ -39,10 +39,10 @@ class Solution:
     """Both as shares of the dense network."""
     ratio: Decimal
     ahead: int = 0
-    """Groups, the first in order of execution, that lose a step more than the ratio says."""
+    """Groups that lose a step more than the ratio says."""
 
     def __str__(self) -> str:
-        more = f", and a step more for the first {self.ahead} groups that it moves," if self.ahead else ""
+        more = f", and a step more of {self.ahead} groups," if self.ahead else ""
         return f"{self.option} {percent(self.target)}: ratio {self.ratio}{more} leaves {percent(self.reached)}"
 
     def to_json(self) -> dict[str, Any]:

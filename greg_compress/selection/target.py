@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
@@ -31,7 +31,7 @@ def reach(selection: Selection, at: Callable[[Decimal], Plan], left: Callable[[P
     """The plan of the ratio that comes nearest to the selection's target.
 
     Ratios make jumps where many layers are equally wide. If both sides of a jump miss the target, groups are moved
-    across it one by one, in order of execution.
+    across it one by one, in order of execution, passing over those that would go too far.
 
     Args:
         at: the plan of a ratio; a larger ratio removes the same units and more.
@@ -55,7 +55,7 @@ def reach(selection: Selection, at: Callable[[Decimal], Plan], left: Callable[[P
     larger, smaller = _around(float(target), candidate, least)
     tried = [larger, smaller]
     if not any(_meets(found, target) for found in tried):
-        tried += [replace(found, left=left(found.plan)) for found in _between(larger, smaller)]
+        tried += _between(larger, smaller, left, target)
     best = min((found for found in tried if found.plan.shares), key=lambda found: abs(found.left - float(target)))
     if not _meets(best, target):
         raise RequestError(f"{option} {percent(target)}: {_nearest(tried, target)}{_given(selection)}{wider}")
@@ -77,20 +77,36 @@ def _around(target: float, candidate: Callable[[int], Candidate], least: Candida
     return larger, smaller
 
 
-def _between(larger: Candidate, smaller: Candidate) -> Iterator[Candidate]:
-    """Plans that take more and more groups from the smaller plan, in order of execution; what they leave is open."""
-    names = list(smaller.plan.shares)
-    moved = [name for name in names if smaller.plan.shares[name] != larger.plan.shares.get(name)]
-    for ahead in range(1, len(moved)):
-        plans = {name: smaller.plan if name in moved[:ahead] else larger.plan for name in names}
-        shares = {name: plan.shares[name] for name, plan in plans.items() if name in plan.shares}
-        asked = None
-        if smaller.plan.asked is not None and larger.plan.asked is not None:
-            before = {
-                name: (smaller if name in moved[:ahead] else larger).plan.asked for name in smaller.plan.asked.shares
-            }
-            asked = Plan({name: p.shares[name] for name, p in before.items() if p is not None and name in p.shares})
-        yield Candidate(Plan(shares, asked), 0.0, larger.ratio, ahead)
+def _between(larger: Candidate, smaller: Candidate, left: Callable[[Plan], float], target: Decimal) -> list[Candidate]:
+    """Plans that take some groups from the smaller plan: more and more, in order of execution.
+
+    If none meets the target, those too that pass over a group whose step is too long.
+    """
+    moved = [name for name, share in smaller.plan.shares.items() if share != larger.plan.shares.get(name)]
+
+    def candidate(ahead: Sequence[str]) -> Candidate:
+        plan = _mixed(larger.plan, smaller.plan, ahead)
+        return Candidate(plan, left(plan), larger.ratio, len(ahead))
+
+    tried = [candidate(moved[:count]) for count in range(1, len(moved))]
+    if any(_meets(found, target) for found in tried):
+        return tried
+    taken: list[str] = []
+    for name in moved:
+        tried.append(found := candidate([*taken, name]))
+        if found.left >= target:
+            taken.append(name)
+    return tried
+
+
+def _mixed(larger: Plan, smaller: Plan, ahead: Sequence[str]) -> Plan:
+    """The larger plan, but for the groups `ahead`, which are those of the smaller one."""
+    plans = {name: smaller if name in ahead else larger for name in smaller.shares}
+    shares = {name: plan.shares[name] for name, plan in plans.items() if name in plan.shares}
+    if larger.asked is None or smaller.asked is None:
+        return Plan(shares)
+    before = {name: smaller.asked if name in ahead else larger.asked for name in smaller.asked.shares}
+    return Plan(shares, Plan({name: plan.shares[name] for name, plan in before.items() if name in plan.shares}))
 
 
 def _meets(found: Candidate, target: Decimal) -> bool:
