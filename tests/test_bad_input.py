@@ -233,7 +233,7 @@ SELECTIONS: list[tuple[str, int, str]] = [
     ("--target-params 50% --target-macs 50%", 2, "not --target-macs and --target-params"),
     ("--target-macs 1%", 2, "--target-macs 1%: the least that can be left is"),
     ("--target-params 45% --align 4", 2, "--target-params 45%: the least that can be left is 70.9% with --align; ask"),
-    ("--target-macs 60%", 2, "--target-macs 60%: the nearest that can be left are 49.53% and 61.36%; ask for that"),
+    ("--target-macs 70% --align 2", 2, "--target-macs 70%: the nearest that can be left are"),
     ("--target-macs 100%", 2, "above 0 and below 100%, as 50% or 0.5"),
     ("--target-macs 50", 2, "above 0 and below 100%, as 50% or 0.5"),
     ("--target-params -1%", 2, "above 0 and below 100%, as 50% or 0.5"),

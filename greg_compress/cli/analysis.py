@@ -40,7 +40,9 @@ def analysis(out: Console, result: Result) -> None:
             f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
         )
         if (target := plan["target"]) is not None:
-            ahead = f", and a step more of {target['ahead']} groups," if target["ahead"] else ""
+            ahead = (
+                f", and a step more of {target['ahead']} group{'s' * (target['ahead'] > 1)}," if target["ahead"] else ""
+            )
             out.print(f"{target['option']}: ratio {target['ratio']:g}{ahead} leaves {target['reached']:.2f}%")
 
 

@@ -42,7 +42,7 @@ class Solution:
     """Groups that lose a step more than the ratio says."""
 
     def __str__(self) -> str:
-        more = f", and a step more of {self.ahead} groups," if self.ahead else ""
+        more = f", and a step more of {self.ahead} group{'s' * (self.ahead > 1)}," if self.ahead else ""
         return f"{self.option} {percent(self.target)}: ratio {self.ratio}{more} leaves {percent(self.reached)}"
 
     def to_json(self) -> dict[str, Any]:
