@@ -8,41 +8,59 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.cost import Cost, layer_macs, owner
-from greg_compress.options import ModelOptions, Selection
+from greg_compress.options import ModelOptions, Output, Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
+from greg_compress.selection.plan import Plan
+from greg_compress.selection.planned import written
 from greg_compress.selection.resolve import FOLLOWS, UNFOLLOWED, indexed_layers, stage_of
 from greg_compress.state.models import open_model
 from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
-from greg_compress.wiring.groups import Wiring
+from greg_compress.whole_files import written_whole
+from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
 
 
-def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
-    """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7)."""
+def run(options: ModelOptions, selection: Selection | None, plan_output: Output | None, ui: Reporter) -> dict[str, Any]:
+    """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7).
+
+    The plan itself goes to `plan_output`, as a plan file.
+    """
     opened = open_model(options, ui)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, selection) if selection else None
-    removed = plan.removed_units(wiring) if plan else None
-    left = None if removed is None else without(opened.model, wiring, removed)
+    left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
-    return {
+    result = {
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
-        "layers": _layers(opened.model, wiring, left, removed),
+        "layers": _layers(opened.model, wiring, left, plan, selection is not None and selection.coupled),
         "uncalled": _uncalled(opened.model, wiring),
-        "plan": None if left is None else _effect(whole, cost_of(left, wiring)),
+        "plan": None if plan is None or left is None else _effect(whole, cost_of(left, wiring), plan),
     }
+    if plan is not None and plan_output is not None:
+        with written_whole(plan_output.path, replace=plan_output.force) as path:
+            path.write_text(written(plan, wiring))
+    return result
 
 
-def _effect(whole: Cost, after: Cost) -> dict[str, Any]:
-    return {"params": after.params, "macs": after.macs, **reduction(whole, after)}
+def _effect(whole: Cost, after: Cost, plan: Plan) -> dict[str, Any]:
+    target = None if plan.solution is None else plan.solution.to_json()
+    return {"params": after.params, "macs": after.macs, **reduction(whole, after), "target": target}
 
 
-def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: Tensor | None) -> list[dict[str, Any]]:
+def _layers(
+    model: nn.Module, wiring: Wiring, left: nn.Module | None, plan: Plan | None, coupled: bool
+) -> list[dict[str, Any]]:
     """A row for each layer that ran, in order of execution."""
+    removed = None if plan is None else plan.removed_units(wiring)
+    asked = None if plan is None or plan.asked is None else plan.asked.removed_units(wiring)
+
+    def reason(group: Group) -> str | None:
+        return group.left_alone(coupled or (plan is not None and group.name in plan.shares))
+
     macs = layer_macs(model, wiring.input_shapes, wiring.layers)
     macs_left = None if left is None else layer_macs(left, wiring.input_shapes, wiring.layers)
     index = {layer.name: number for number, layer in enumerate(indexed_layers(wiring))}
@@ -53,7 +71,6 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
             continue
         groups = wiring.groups_of(layer.weight)
         module = owner(model, layer)
-        kept = None if removed is None else int((~torch.isin(wiring.roots[layer.channels], removed)).sum())
         rows.append(
             {
                 "name": layer.name,
@@ -63,15 +80,21 @@ def _layers(model: nn.Module, wiring: Wiring, left: nn.Module | None, removed: T
                 "macs": macs[layer.weight] + _more(layer, wiring),
                 "out_channels": layer.channels.numel(),
                 "group": groups[0].name if groups else None,
-                "prunable": any(group.reason is None for group in groups),
-                "reason": next((group.reason for group in groups if group.reason), None) if groups else FOLLOWS,
-                "kept": kept,
+                "prunable": any(reason(group) is None for group in groups),
+                "reason": next(filter(None, map(reason, groups)), None) if groups else FOLLOWS,
+                "asked": _staying(layer, wiring, asked),
+                "kept": _staying(layer, wiring, removed),
                 **_sizes(model, layer),
                 "left": None if left is None or macs_left is None
                 else {"macs": macs_left[layer.weight] + _more(layer, wiring), **_sizes(left, layer)},
             }
         )  # fmt: skip
     return rows
+
+
+def _staying(layer: Layer, wiring: Wiring, removed: Tensor | None) -> int | None:
+    """How many of a layer's channels stay when the units `removed` go."""
+    return None if removed is None else int((~torch.isin(wiring.roots[layer.channels], removed)).sum())
 
 
 def _more(layer: Layer, wiring: Wiring) -> int:
@@ -97,7 +120,7 @@ def _unfollowed(model: nn.Module, layer: Unfollowed) -> dict[str, Any]:
         "macs": layer.macs,
         "prunable": False,
         "reason": UNFOLLOWED,
-        **dict.fromkeys(("out_channels", "group", "kept", "shape", "left")),
+        **dict.fromkeys(("out_channels", "group", "asked", "kept", "shape", "left")),
     }
 
 

@@ -189,7 +189,7 @@ def _finished_already(job: Job) -> dict[str, Any] | None:
     if last.get("command") != job.command or last.get("options") != job.recorded:
         if output.force:
             return None
-        raise RequestError(f"{output.path} exists, made by another command or other options; choose another -o")
+        raise RequestError(f"{output.path} exists, made by another command or other options; choose another name")
     output.partial.unlink(missing_ok=True)
     with input_fault(f"{output.path} is damaged"):
         metrics = {name: value for name, value in last["metrics"].items() if name != "log"}

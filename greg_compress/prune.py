@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.options import ModelOptions, Output, Selection
+from greg_compress.options import WAYS, ModelOptions, Output, Selection
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
-from greg_compress.selection.choose import by_l1, choose
+from greg_compress.selection.choose import by_l1, choose, counts
 from greg_compress.selection.plan import Plan, picks_from_json
-from greg_compress.selection.resolve import resolve
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, network, open_model, weights_of
@@ -24,7 +24,7 @@ from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.surgery.trial import prunable_wiring
-from greg_compress.wiring.groups import Wiring
+from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.skeleton import named_tensors
 
 
@@ -32,9 +32,9 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     """Cut a network by a regularized state's picks, or one-shot by L1 with a selection.
 
     Returns:
-        `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`
-        and `l1_differs`: how many of a regularized state's picks a final L1 sort (Algorithm 1, line 15)
-        would have chosen otherwise.
+        `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`,
+        `l1_differs`: how many of a regularized state's picks a final L1 sort (Algorithm 1, line 15) would have
+        chosen otherwise, and `target`: the ratio that was found for one, and what it reaches.
 
     Raises:
         RequestError: no selection where one is needed, or one that contradicts the picks.
@@ -62,6 +62,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
             {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
         ],
         "l1_differs": differs,
+        "target": None if plan.solution is None else plan.solution.to_json(),
     }
     _require(check, report)
     state = _pruned(opened, small, form, plan)
@@ -75,15 +76,18 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
     """The picks of a regularized state, or a fresh selection; and how many picks L1 would now change."""
     if opened.state.stage != "regularized":
         if selection is None:
-            raise RequestError(f"{path} is {opened.state.stage} and carries no picks; say what to prune with --ratios")
+            raise RequestError(
+                f"{path} is {opened.state.stage} and carries no picks; say what to prune with one of {WAYS}"
+            )
         return choose(opened.model, wiring, selection), None
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
-        wanted = resolve(selection.ratios, selection.skip, wiring)
+        wanted = counts(opened.model, wiring, selection)
         if wanted.counts != plan.counts:
+            differing = [group for group in wiring.groups if wanted.kept_in(group) != plan.kept_in(group)]
             raise RequestError(
-                f"--ratios {selection.ratios.text} keeps {_counts(wanted.counts)}, but {path} was regularized to keep"
-                f" {_counts(plan.counts)}; leave --ratios out"
+                f"{selection.text} keeps {_counts(wanted, differing)}, but {path} was regularized to keep"
+                f" {_counts(plan, differing)}; leave {selection.option} out"
             )
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
 
@@ -95,8 +99,8 @@ def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
     return "".join(f"--skip {name.partition('#')[0]} " for name in dict.fromkeys(passing)) + "avoids it"
 
 
-def _counts(kept: dict[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in list(kept.items())[:3]) + (" ..." if len(kept) > 3 else "")
+def _counts(plan: Plan, groups: Sequence[Group]) -> str:
+    return ", ".join(f"{group.name} {plan.kept_in(group)}" for group in groups[:3]) + " ..." * (len(groups) > 3)
 
 
 def _require(check: SelfCheck, report: dict[str, Any]) -> None:

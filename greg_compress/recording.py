@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from greg_compress.selection.plan_file import PlanFile
 from greg_compress.selection.ratios import Ratios
 from greg_compress.sources.specs import Architecture, DataSpec
 
@@ -28,7 +30,9 @@ def _plain(value: Any) -> Any:
         return {"spec": value.spec, "kwargs": value.kwargs}
     if isinstance(value, Ratios):
         return value.text
-    if isinstance(value, DataSpec):
+    if isinstance(value, PlanFile):
+        return {"path": value.path, "sha256": value.sha256}
+    if isinstance(value, (DataSpec, Decimal)):
         return str(value)
     if isinstance(value, StrEnum):
         return value.value

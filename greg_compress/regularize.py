@@ -36,12 +36,17 @@ def run(
 
     Returns:
         what :func:`long_run.run` does, and `l1_differs`: how many of the picks L1 would not have made before the
-        first iteration (0 for GReg-1, which picks by it).
+        first iteration (0 for GReg-1, which picks by it; None for GReg-1 with the picks of a plan file).
     """
 
     def begin(opened: Opened) -> None:
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-        opened.state.plan = choose(opened.model, wiring, selection).to_json()
+        plan = choose(opened.model, wiring, selection)
+        if plan.solution is not None:
+            ui.note(str(plan.solution))
+        # GReg-2 picks itself, and tells its picks from L1's: of a plan it takes the counts alone.
+        chosen = by_l1(opened.model, wiring, plan) if options.method is Method.GREG_2 else plan
+        opened.state.plan = chosen.to_json()
 
     job = long_run.Job(
         command="regularize",
@@ -51,7 +56,9 @@ def run(
         recorded=recorded(model, selection, options, training),
         open=lambda data: _opened(model, data.input_shape, ui),
         begin=begin,
-        phase=lambda network, state, steps: Phase(network, state, steps, options, training.weight_decay, ui),
+        phase=lambda network, state, steps: Phase(
+            network, state, steps, options, training.weight_decay, ui, by_plan=selection.plan is not None
+        ),
         model=model,
     )
     return long_run.run(job, ui)
@@ -75,11 +82,14 @@ class Phase:
         options: PenaltyOptions,
         weight_decay: float,
         ui: Reporter,
+        by_plan: bool = False,
     ) -> None:
         self._wiring = prunable_wiring(network, state.input_shapes)
         self._network = network
         self._at_first = picks_from_json(state.plan, self._wiring)
-        """L1's picks before the first iteration: GReg-1's own, of which GReg-2 takes the counts alone."""
+        """L1's picks before the first iteration (or a plan file's): GReg-1's own, of which GReg-2 takes the counts
+        alone."""
+        self._compares = options.method is Method.GREG_2 or not by_plan
         self._ui = ui
         schedule = resolve_schedule(options, steps_per_epoch, weight_decay)
         self._units = Units(network, self._wiring, options.penalize or PRESETS[options.preset].penalize)
@@ -113,7 +123,8 @@ class Phase:
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The picks, and how many of them L1 would not have made at the start."""
         picks = self._penalty.picks or self._at_first.to_json()
-        return picks, {"l1_differs": picks_from_json(picks, self._wiring).differs_from(self._at_first)}
+        differs = picks_from_json(picks, self._wiring).differs_from(self._at_first)
+        return picks, {"l1_differs": differs if self._compares else None}
 
 
 def _show_schedule(schedule: GrowthSchedule, options: PenaltyOptions, ui: Reporter) -> None:

@@ -45,7 +45,7 @@ def _create(temporary: Path, target: Path) -> None:
     try:
         temporary.touch(exist_ok=False)
     except OSError as error:
-        raise GregError(f"{target} cannot be written ({error.strerror or error}); choose another -o") from error
+        raise GregError(f"{target} cannot be written ({error.strerror or error}); choose another name") from error
 
 
 def _publish(temporary: Path, target: Path, replace: bool) -> None:
@@ -54,7 +54,7 @@ def _publish(temporary: Path, target: Path, replace: bool) -> None:
             target.hardlink_to(temporary)  # unlike a rename, this refuses a file that is there
             return
         except FileExistsError:
-            raise RequestError(f"{target} has appeared meanwhile and was left alone; choose another -o") from None
+            raise RequestError(f"{target} has appeared meanwhile and was left alone; choose another name") from None
         except OSError:
             pass  # a file system without hard links
     os.replace(temporary, target)
@@ -83,12 +83,12 @@ def _locked(lock: Path, target: Path) -> int:
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
-            raise GregError(f"{target} cannot be written ({error.strerror}); choose another -o") from error
+            raise GregError(f"{target} cannot be written ({error.strerror}); choose another name") from error
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no worker inherits it
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
-            raise RequestError(f"another greg is writing {target}; wait for it, or choose another -o") from None
+            raise RequestError(f"another greg is writing {target}; wait for it, or choose another name") from None
         except OSError:
             return descriptor  # a file system without locks
         with suppress(FileNotFoundError):
@@ -113,13 +113,13 @@ def require_free(output: Output, *, resumable: bool) -> None:
 def _require_ordinary(output: Output) -> None:
     for special in (output.path, output.partial):
         if special.exists() and not special.is_file():
-            raise RequestError(f"{special} is no ordinary file; name one with -o")
+            raise RequestError(f"{special} is no ordinary file; choose another name")
 
 
 def _require_free(output: Output, resumable: bool) -> None:
     path, partial = output.path, output.partial
     if os.path.lexists(path) and not (output.force or output.resume):
-        raise RequestError(f"{path} exists; add --force to replace it, or choose another -o")
+        raise RequestError(f"{path} exists; add --force to replace it, or choose another name")
     if resumable and partial.exists() and not (output.force or output.resume):
         raise RequestError(f"{partial} holds unfinished work; add --resume to go on, or --force to begin anew")
 

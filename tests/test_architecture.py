@@ -17,17 +17,19 @@ MOST_LINES, LONGEST_FUNCTION = 300, 60
 
 WORDS = {"errors", "options", "reporting", "whole_files"}
 STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export"}
+SELECTED = {"selection.ratios", "selection.amounts", "selection.plan_file"}
+"""What the command line reads of a selection, without torch."""
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "reporting": set(),
-    "options": {"errors", "selection.ratios", "sources.specs"},
+    "options": {"errors", *SELECTED, "sources.specs"},
     "whole_files": {"errors", "options"},
-    "recording": {"selection.ratios", "sources.specs"},
+    "recording": {*SELECTED, "sources.specs"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
     "criteria": {"wiring"},
     "cost": {"wiring"},
-    "selection": {"errors", "options", "wiring", "criteria"},
+    "selection": {"errors", "options", "wiring", "criteria", "cost"},
     "penalty": {"errors", "options", "wiring", "selection.plan"},
     "tensor_files": {"errors"},
     "sources": {"errors", "tensor_files"},
@@ -38,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "stop_signals": {"errors"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
     "long_run": {*WORDS, "fit", "stop_signals", "sources", "state", "training"},
-    "cli": {*WORDS, *STAGES, "demo", "selection.ratios", "sources.specs", "penalty.presets"},
+    "cli": {*WORDS, *STAGES, "demo", *SELECTED, "sources.specs", "penalty.presets"},
     "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs", "penalty.presets"},
     **{
         stage: {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,6 +85,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         assert done.code == 0, done.err
     for stage in ("dense", "pruned"):
         _spoil(folder, stage)
+    for name, (width, outputs) in {"plan": (8, 10), "wide": (9, 10), "frozen": (8, 9)}.items():
+        sizes = (("a", width, width), ("b", 6, 3), ("c", 6, 6), ("fc", 10, outputs))
+        groups = [{"name": layer, "channels": channels, "kept": kept} for layer, channels, kept in sizes]
+        (folder / f"{name}.json").write_text(json.dumps({"format": "greg-plan", "version": 1, "groups": groups}))
     (folder / "folder.pt").mkdir()
     (folder / "empty.pt").touch()
     before = _contents(folder)
@@ -214,6 +219,66 @@ def test_a_state_of_the_wrong_stage(corpus: Path, out: Path, command: str, model
 @pytest.mark.parametrize("command", SELECTING)
 def test_a_selection_that_fits_nothing(corpus: Path, out: Path, command: str, ratios: str, said: str) -> None:
     refused(program.greg(corpus, *type_(command, out, ratios=ratios)), 2, said, out)
+
+
+SELECTIONS: list[tuple[str, int, str]] = [
+    ("--ratios 0.5 --align 0", 2, "--align 0: it must be above 0"),
+    ("--ratios 0.5 --align -8", 2, "--align -8: it must be above 0"),
+    ("--ratios 0.5 --max-ratio 0", 2, "--max-ratio 0: write the largest share that a group may lose"),
+    ("--ratios 0.5 --coupled", 2, "--coupled would have no effect: no addition ties layers of this network"),
+    ("--ratios b=0.5 --scope global", 2, "--scope global takes one number as --ratios, not b=0.5"),
+    ("--ratios 0.5 --align 64", 3, "removes nothing from any group that could lose units; see --ratios and --align"),
+    ("--ratios 0.5 --plan plan.json", 2, "with one of --ratios, --plan, --target-macs and --target-params, not --rat"),
+    ("--ratios 0.5 --target-macs 50%", 2, "not --ratios and --target-macs"),
+    ("--target-params 50% --target-macs 50%", 2, "not --target-macs and --target-params"),
+    ("--target-macs 1%", 2, "--target-macs 1%: the least that can be left is"),
+    ("--target-params 45% --align 4", 2, "--target-params 45%: the least that can be left is 70.9% with --align; ask"),
+    ("--target-macs 70% --align 2", 2, "--target-macs 70%: the nearest that can be left are"),
+    ("--target-macs 100%", 2, "above 0 and below 100%, as 50% or 0.5"),
+    ("--target-macs 50", 2, "above 0 and below 100%, as 50% or 0.5"),
+    ("--target-params -1%", 2, "above 0 and below 100%, as 50% or 0.5"),
+    ("--target-macs half", 2, "above 0 and below 100%, as 50% or 0.5"),
+    ("--plan nowhere.json", 4, "nowhere.json does not exist"),
+    ("--plan folder.pt", 4, "folder.pt is no ordinary file"),
+    ("--plan dense.pt", 4, "dense.pt is no plan file: it is no JSON"),
+    ("--plan wide.json", 2, "wide.json is a plan of another network: the first layer that differs is a, 9 units"),
+    ("--plan frozen.json", 2, "frozen.json removes 1 units of fc, which is frozen: it is the network's output"),
+    *((f"--plan plan.json {more}", 2, f"{more.split()[0]} would have no effect: --plan says")
+      for more in ("--skip a", "--coupled", "--align 4", "--scope local", "--max-ratio 0.5")),
+    *((more, 2, f"{more.split()[0]} would have no effect without --ratios")
+      for more in ("--skip a", "--coupled", "--align 4", "--scope global", "--max-ratio 0.5")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "code", "said"), SELECTIONS, ids=[words for words, _, _ in SELECTIONS])
+@pytest.mark.parametrize("command", SELECTING)
+def test_a_selection_that_cannot_be(corpus: Path, out: Path, command: str, words: str, code: int, said: str) -> None:
+    line = type_(command, out)
+    if "--ratios" in line:
+        at = line.index("--ratios")
+        line[at : at + 2] = []
+    refused(program.greg(corpus, *line, *words.split()), code, said, out)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("--ratios b=0.8", "--ratios b=0.8 keeps b 1, but reg.pt was regularized to keep b 3; leave --ratios out"),
+        ("--ratios b=0.5,c=0.5", "--ratios b=0.5,c=0.5 keeps c 3, but reg.pt was regularized to keep c 6"),
+        ("--ratios b=0.5 --align 4", "keeps b 4, but reg.pt was regularized to keep b 3"),
+        ("--ratios b=0.5 --max-ratio 0.4", "keeps b 4, but reg.pt was regularized to keep b 3"),
+        ("--target-macs 61%", "--target-macs 61% keeps"),
+    ],
+)
+def test_more_selections_that_contradict_the_picks(corpus: Path, out: Path, words: str, said: str) -> None:
+    ran = program.greg(corpus, "prune", "reg.pt", "-o", str(out / "o.pt"), *words.split())
+    refused(ran, 2, said, out)
+
+
+def test_selections_that_agree_with_the_picks(corpus: Path, out: Path) -> None:
+    for words in ("--ratios b=0.5", "--ratios 0.5 --skip c", "--plan plan.json", "--ratios b=0.6 --max-ratio 0.5"):
+        ran = program.greg(corpus, "prune", "reg.pt", "-o", str(out / "o.pt"), "--force", *words.split())
+        assert ran.code == 0, (words, ran.err)
 
 
 def test_a_selection_that_contradicts_the_picks(corpus: Path, out: Path) -> None:

@@ -49,7 +49,7 @@ ONE_SHOT = ("prune", DIGITS, "--ratios", "0.5")
         ),
         (("train", DIGITS, "--data", "digits", "--epochs", "1", "--iterations", "2", "-o", "o.pt"), 2, "not both"),
         (("train", DIGITS, "--data", "digits", "--lr", "nan", "-o", "o.pt"), 2, "--lr nan: it must be above 0"),
-        (("regularize", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "with --ratios"),
+        (("regularize", DIGITS, "--data", "digits", "-o", "o.pt"), 2, "with one of --ratios, --plan"),
         (("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--delta", "0", "-o", "o.pt"), 2, "--delta"),
         (("export", DIGITS, "-o", "o.onnx", "--opset", "5"), 2, "--opset 5: write 18 or a newer one"),
         (("export", DIGITS, "-o", "o.onnx", "--baseline", "none.pt"), 4, "none.pt does not exist"),

@@ -18,10 +18,9 @@ from torch import nn
 from greg_compress.cost import layer_macs
 from greg_compress.errors import CheckFailed, InputError, RequestError
 from greg_compress.options import Selection
-from greg_compress.selection.choose import choose
+from greg_compress.selection.choose import choose, counts
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.selection.ratios import parse_ratios, units_to_remove
-from greg_compress.selection.resolve import resolve
 from greg_compress.surgery.effect import cost_of
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import find_groups
@@ -99,13 +98,14 @@ def test_files_that_are_no_ratios(content: str | None, error: type[Exception], w
     assert "\n" not in str(caught.value)
 
 
-def kept(text: str, *skip: str, model: nn.Module | None = None) -> dict[str, int]:
+def kept(text: str, *skip: str, model: nn.Module | None = None, coupled: bool = False) -> dict[str, int]:
     """What a selection keeps of a ResNet-20 of width 16, or of another network."""
-    wiring = find_groups(model, IMAGE) if model else RESNET20
-    return {name: share.kept for name, share in resolve(parse_ratios(text), skip, wiring).shares.items()}
+    net, wiring = (model, find_groups(model, IMAGE)) if model else (RESNET20, RESNET20_WIRING)
+    return counts(net, wiring, Selection(parse_ratios(text), skip, coupled)).counts
 
 
-RESNET20 = find_groups(resnet_cifar.resnet20(), ((3, 32, 32),))
+RESNET20 = resnet_cifar.resnet20()
+RESNET20_WIRING = find_groups(RESNET20, ((3, 32, 32),))
 
 
 def test_the_last_entry_wins_and_skip_wins_over_all() -> None:
@@ -210,28 +210,24 @@ def test_the_least_scores_go_and_the_count_is_hit(net: type[nn.Module]) -> None:
 
 
 def test_a_uniform_ratio_spares_the_first_convolution() -> None:
-    model = Chain()
-    plan = resolve(parse_ratios("0.5"), (), find_groups(model, IMAGE))
-    assert set(plan.shares) == {"b"}
+    assert set(kept("0.5", model=Chain())) == {"b"}
 
 
 def test_a_stage_list_names_the_stages() -> None:
-    model = resnet_cifar.resnet20()
-    wiring = find_groups(model, ((3, 32, 32),))
     with pytest.raises(RequestError, match="4 stages with convolutions: conv1, layer1, layer2, layer3"):
-        resolve(parse_ratios("[0, 0.5]"), (), wiring)
+        kept("[0, 0.5]")
     with pytest.raises(RequestError, match=r"nothing in stage conv1 can be pruned .*coupled"):
-        resolve(parse_ratios("[0.5, 0, 0, 0]"), (), wiring)
+        kept("[0.5, 0, 0, 0]")
 
 
 def test_skip_spares_whole_modules_only() -> None:
     model = resnet_cifar.resnet56()
     wiring = find_groups(model, ((3, 32, 32),))
-    plan = resolve(parse_ratios("0.5"), ("layer1.1", "*.3.conv1"), wiring)
+    plan = counts(model, wiring, Selection(parse_ratios("0.5"), ("layer1.1", "*.3.conv1")))
     spared = {group.name for group in wiring.groups if not group.reason} - set(plan.shares)
     assert spared == {"layer1.1.conv1", "layer1.3.conv1", "layer2.3.conv1", "layer3.3.conv1"}
     with pytest.raises(RequestError, match=r"matches no layer; nearest: layer1\.1\.conv"):
-        resolve(parse_ratios("0.5"), ("layer1.1.cnv1",), wiring)
+        counts(model, wiring, Selection(parse_ratios("0.5"), ("layer1.1.cnv1",)))
 
 
 def test_plans_that_do_nothing_are_errors() -> None:

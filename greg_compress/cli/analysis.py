@@ -39,6 +39,11 @@ def analysis(out: Console, result: Result) -> None:
             f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
             f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
         )
+        if (target := plan["target"]) is not None:
+            ahead = (
+                f", and a step more of {target['ahead']} group{'s' * (target['ahead'] > 1)}," if target["ahead"] else ""
+            )
+            out.print(f"{target['option']}: ratio {target['ratio']:g}{ahead} leaves {target['reached']:.2f}%")
 
 
 def _fitting(rows: Sequence[Result], out: Console) -> tuple[Table, list[str]]:
@@ -60,6 +65,8 @@ def _row(layer: Result, result: Result, reasons: dict[str, int]) -> Result:
     row |= {"params": short(layer["params"]), "MACs": short(layer["macs"]), "share": share}
     if result["plan"] is not None:
         left = layer["left"] or layer
+        if any(other["asked"] is not None for other in result["layers"]):
+            row["asked"] = layer["asked"]
         row["kept"] = None if layer["kept"] is None else f"{layer['kept']}/{layer['out_channels']}"
         row |= {PARAMS_LEFT: short(left["params"]), MACS_LEFT: short(left["macs"])}
     return {

@@ -18,12 +18,10 @@ from greg_compress.options import (
     PenaltyOptions,
     Precision,
     Preset,
-    Selection,
     TeacherOptions,
     TrainingOptions,
 )
 from greg_compress.penalty.presets import PRESETS
-from greg_compress.selection.ratios import parse_ratios
 from greg_compress.sources.specs import (
     is_architecture,
     parse_architecture,
@@ -115,30 +113,10 @@ def trainable_options(
     return model_options(str(model), arch, arch_arg, input_shape, allow_pickle, download, fetches_data=True)
 
 
-def selection(
-    ratios: Annotated[
-        str | None,
-        Option(
-            "--ratios",
-            metavar="RATIOS",
-            help="Share of units to remove: 0.5; per stage [0, 0.5]; by index [1-15:0.7]; layer1=0.3; @FILE.json.",
-        ),
-    ] = None,
-    skip: Annotated[
-        list[str] | None, Option("--skip", metavar="NAME", help="Spare a module and all below it; repeats.")
-    ] = None,
-) -> Selection | None:
-    if ratios is None:
-        if skip:
-            raise RequestError("--skip would have no effect without --ratios")
-        return None
-    return Selection(parse_ratios(ratios), tuple(skip or ()))
-
-
 def output(
     out: Annotated[Path, Option("-o", "--out", metavar="OUT", help="The file to write.")], force: Force = False
 ) -> Output:
-    found = Output(_file(out), force)
+    found = Output(named_file(out), force)
     require_free(found, resumable=False)
     return found
 
@@ -148,14 +126,15 @@ def resumable_output(
     force: Force = False,
     resume: Annotated[bool, Option("--resume", help="Go on from OUT.partial, if there is one.")] = False,
 ) -> Output:
-    found = Output(_file(out), force, resume)
+    found = Output(named_file(out), force, resume)
     require_free(found, resumable=True)
     return found
 
 
-def _file(out: Path) -> Path:
+def named_file(out: Path, option: str = "-o") -> Path:
+    """An output's path, which must name something."""
     if not out.name or out.name == "..":
-        raise RequestError(f"-o {out} names no file")
+        raise RequestError(f"{option} {out} names no file")
     return out
 
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option, Typer
 
-from greg_compress.cli import arguments
+from greg_compress.cli import arguments, selecting
 from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
 from greg_compress.errors import RequestError
 from greg_compress.options import (
+    WAYS,
     Decay,
     ExportOptions,
     ModelOptions,
@@ -41,7 +42,7 @@ app = Typer(
 Model = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": False})]
 ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
 WITHOUT_PRESET = {"preset": Preset.QUICK}
-OptionalSelection = Annotated[Selection | None, Use(arguments.selection)]
+OptionalSelection = Annotated[Selection | None, Use(selecting.selection)]
 Resumable = Annotated[Output, Use(arguments.resumable_output)]
 
 
@@ -93,12 +94,19 @@ def train(
 
 @app.command()
 @grouped
-def analyze(model: Model, selection: OptionalSelection, json: Json = False) -> None:
+def analyze(
+    model: Model,
+    selection: OptionalSelection,
+    plan_output: Annotated[Output | None, Use(selecting.plan_output)],
+    json: Json = False,
+) -> None:
     """Show layers, groups, what is frozen and why, and what a selection would leave."""
-    with _printed(json, "analysis") as (print_result, ui):
+    if plan_output is not None and selection is None:
+        raise RequestError(f"--plan-out has no plan to write; say what to prune with one of {WAYS}")
+    with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
-        print_result(stage.run(model, selection, ui))
+        print_result(stage.run(model, selection, plan_output, ui))
 
 
 @app.command()
@@ -120,7 +128,7 @@ def regularize(
 ) -> None:
     """Drive the units that lose to zero with a growing L2 penalty (GReg-1 or GReg-2)."""
     if selection is None:
-        raise RequestError("say what to prune with --ratios")
+        raise RequestError(f"say what to prune with one of {WAYS}")
     with claimed(output), _printed(json, "training") as (print_result, ui):
         from greg_compress import regularize as stage
 

@@ -65,7 +65,7 @@ def training(out: Console, result: Result) -> None:
     ]
     if result["val_top1"] is not None:
         rows.insert(2, ("top-1 held out", percent(result["val_top1"])))
-    if "l1_differs" in result:
+    if result.get("l1_differs") is not None:
         rows.append(("picks that L1 at the start would not have made", result["l1_differs"]))
     out.print(make_table(("", "result"), rows))
 

@@ -29,7 +29,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A group's first source, in which kept and picked filters are compared."""
+    """A source that scores a group, in which kept and picked filters are compared."""
 
     weight: nn.Parameter
     kept: Tensor
@@ -89,17 +89,15 @@ class Units:
         return found
 
     def _gauges(self, plan: Plan, removed: Tensor) -> list[Gauge]:
-        """One gauge for each group that loses units."""
+        """One gauge for each group that loses units, of a coupled one for each source that scores it."""
         found = []
         for group in self._wiring.groups:
-            if group.name not in plan.shares:
-                continue
-            source = group.sources[0]
-            weight = self._model.get_parameter(source)
-            makes, units = self._wiring.filters(source)
-            picked, mine = torch.isin(units, removed), unit_rows(group, units) >= 0
-            kept, gone = ((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked))
-            found.append(Gauge(weight, kept, gone, makes))
+            for source in group.scored if group.name in plan.shares else ():
+                weight = self._model.get_parameter(source)
+                makes, units = self._wiring.filters(source)
+                picked, mine = torch.isin(units, removed), unit_rows(group, units) >= 0
+                kept, gone = ((mine & part).nonzero().flatten().to(weight.device) for part in (~picked, picked))
+                found.append(Gauge(weight, kept, gone, makes))
         return found
 
 

@@ -2,28 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from torch import nn
 
-from greg_compress import criteria
+from greg_compress.criteria import Scores
+from greg_compress.errors import CheckFailed
 from greg_compress.options import Selection
-from greg_compress.selection.plan import Plan, require_effect
-from greg_compress.selection.resolve import resolve
+from greg_compress.selection.counts import resolve
+from greg_compress.selection.plan import Plan
 from greg_compress.wiring.groups import Wiring
 
 
 def choose(model: nn.Module, wiring: Wiring, selection: Selection) -> Plan:
-    """Resolve ratios to counts, and pick the units with the least L1 norms.
+    """Resolve a selection to counts, and pick the units with the least L1 norms where a plan file does not.
 
     Raises:
         RequestError: the selection does not fit the network.
         CheckFailed: it removes nothing.
     """
-    plan = resolve(selection.ratios, selection.skip, wiring)
-    require_effect(plan, wiring)
-    return by_l1(model, wiring, plan)
+    scores = Scores(model, wiring)
+    plan = resolve(model, wiring, selection, scores)
+    _require_effect(plan, wiring, selection)
+    decided = {name: share for name, share in plan.shares.items() if share.removed is not None}
+    return replace(found := plan.decide(scores), shares={**found.shares, **decided})
+
+
+def counts(model: nn.Module, wiring: Wiring, selection: Selection) -> Plan:
+    """What a selection means for this network, be it nothing; which units go is open.
+
+    Raises:
+        RequestError: the selection does not fit the network.
+    """
+    return resolve(model, wiring, selection, Scores(model, wiring))
 
 
 def by_l1(model: nn.Module, wiring: Wiring, plan: Plan) -> Plan:
     """Decide a plan's counts anew, by the L1 norms that the network has now."""
-    scores = {group.name: criteria.l1(model, wiring, group) for group in wiring.groups if group.name in plan.shares}
-    return plan.decide(scores)
+    return plan.decide(Scores(model, wiring))
+
+
+def _require_effect(plan: Plan, wiring: Wiring, selection: Selection) -> None:
+    """A plan that removes nothing is never a shrug.
+
+    Raises:
+        CheckFailed: no group loses a unit.
+    """
+    if plan.shares:
+        return
+    if all(group.left_alone(selection.coupled) or group.channels == 1 for group in wiring.groups):
+        what = "every group is frozen" + ("" if selection.coupled else " or coupled")
+        raise CheckFailed(f"nothing can be pruned: {what}; `greg analyze` lists the reasons")
+    beside = {"--skip": selection.skip, "--align": selection.align, "--max-ratio": selection.max_ratio}
+    named = [selection.option, *(option for option, value in beside.items() if value)]
+    raise CheckFailed(f"this selection removes nothing from any group that could lose units; see {' and '.join(named)}")

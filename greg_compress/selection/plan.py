@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from greg_compress.errors import CheckFailed, InputError, input_fault
+from greg_compress.errors import InputError, input_fault
+from greg_compress.selection.amounts import percent
 from greg_compress.wiring.groups import Group, Wiring
 
 
@@ -27,10 +29,42 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Solution:
+    """The ratio that was found for a target, and what it reaches."""
+
+    option: str
+    """--target-macs or --target-params."""
+    target: Decimal
+    reached: float
+    """Both as shares of the dense network."""
+    ratio: Decimal
+    ahead: int = 0
+    """Groups that lose a step more than the ratio says."""
+
+    def __str__(self) -> str:
+        more = f", and a step more of {self.ahead} group{'s' * (self.ahead > 1)}," if self.ahead else ""
+        return f"{self.option} {percent(self.target)}: ratio {self.ratio}{more} leaves {percent(self.reached)}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Percentages, but for the ratio."""
+        return {
+            "option": self.option,
+            "percent": 100 * float(self.target),
+            "reached": 100 * self.reached,
+            "ratio": float(self.ratio),
+            "ahead": self.ahead,
+        }
+
+
+@dataclass(frozen=True)
 class Plan:
     """Group name -> share, for the groups that lose units, in order of execution."""
 
     shares: Mapping[str, Share]
+    asked: Plan | None = None
+    """The plan before --align rounded it; None where nothing was to be rounded."""
+    solution: Solution | None = None
+    """How a target was met; None where there was none."""
 
     def decide(self, scores: Mapping[str, Tensor]) -> Plan:
         """Pick the units with the least scores; of equals the first goes first (stable)."""
@@ -39,7 +73,7 @@ class Plan:
             order = torch.sort(scores[name], stable=True).indices
             picked = sorted(order[: share.channels - share.kept].tolist())
             decided[name] = replace(share, removed=tuple(picked))
-        return Plan(decided)
+        return replace(self, shares=decided, asked=self.asked and self.asked.decide(scores))
 
     def removed_units(self, wiring: Wiring) -> Tensor:
         """The classes (labels) of all units that go, int64 of shape (removed,)."""
@@ -68,11 +102,14 @@ class Plan:
         return self.shares[group.name].kept if group.name in self.shares else group.channels
 
     def to_json(self) -> dict[str, Any]:
+        """The shares, and where they were rounded what they were before."""
+        asked = {} if self.asked is None else self.asked.counts
         return {
             name: {
                 "channels": share.channels,
                 "kept": share.kept,
                 "removed": None if share.removed is None else list(share.removed),
+                **({} if self.asked is None else {"asked": asked.get(name, share.channels)}),
             }
             for name, share in self.shares.items()
         }
@@ -88,7 +125,11 @@ def picks_from_json(data: Mapping[str, Any] | None, wiring: Wiring) -> Plan:
     if not data:
         raise InputError("the state is damaged: it holds no picks")
     with input_fault("the state's picks are damaged"):
-        return Plan({name: _share(name, entry, groups) for name, entry in data.items()})
+        shares = {name: _share(name, entry, groups) for name, entry in data.items()}
+        before = {name: Share(entry["channels"], entry["asked"]) for name, entry in data.items() if "asked" in entry}
+    if not all(type(share.kept) is int and 0 < share.kept <= share.channels for share in before.values()):
+        raise InputError("the state's picks are damaged: it asked for units that are not there")
+    return Plan(shares, asked=Plan(before) if before else None)
 
 
 def _share(name: str, entry: Mapping[str, Any], groups: Mapping[str, Group]) -> Share:
@@ -103,16 +144,3 @@ def _share(name: str, entry: Mapping[str, Any], groups: Mapping[str, Group]) -> 
     ):
         raise InputError(f"the picks for group {name!r} do not leave {kept} of {channels} units")
     return Share(channels, kept, tuple(removed))
-
-
-def require_effect(plan: Plan, wiring: Wiring) -> None:
-    """A plan that removes nothing is never a shrug.
-
-    Raises:
-        CheckFailed: no group loses a unit.
-    """
-    if plan.shares:
-        return
-    if all(group.reason or group.channels == 1 for group in wiring.groups):
-        raise CheckFailed("nothing can be pruned: every group is frozen or coupled; `greg analyze` lists the reasons")
-    raise CheckFailed("this selection removes nothing from any group that could lose units; see --ratios and --skip")

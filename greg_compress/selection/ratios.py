@@ -104,6 +104,12 @@ def _ratio(part: str, text: str) -> Decimal:
     return ratio
 
 
+def whole_units(ratio: Decimal, count: int) -> int:
+    """ceil(ratio * n), on the decimal literal."""
+    exact = ratio * count
+    return int(exact) + (exact != int(exact))
+
+
 def _refuse(text: str, problem: str) -> NoReturn:
     shown = text if len(text) <= 80 else f"{text[:77]}..."
     raise RequestError(f"--ratios {shown}: {problem}")
@@ -153,5 +159,4 @@ def _number(value: Any, text: str) -> str:
 
 def units_to_remove(ratio: Decimal, channels: int) -> int:
     """min(ceil(ratio * n), n - 1), on the decimal literal (design section 5)."""
-    exact = ratio * channels
-    return min(int(exact) + (exact != int(exact)), channels - 1)
+    return min(whole_units(ratio, channels), channels - 1)

@@ -1,4 +1,4 @@
-"""Resolve ratios against a network's wiring: how many units each group keeps.
+"""Resolve ratios against a network's wiring: what share each group is asked to lose.
 
 Every notation comes down to entries: some layers, and a ratio for the groups that these layers make. The last
 entry that matches a group wins; `--skip` wins over all.
@@ -13,8 +13,7 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 
 from greg_compress.errors import RequestError
-from greg_compress.selection.plan import Plan, Share
-from greg_compress.selection.ratios import IndexRange, Ratios, units_to_remove
+from greg_compress.selection.ratios import IndexRange, Ratios
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
 
@@ -32,11 +31,12 @@ class Entry:
     ratio: Decimal
 
 
-def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring) -> Plan:
-    """Return the plan (counts only) that `ratios` mean for this network.
+def asked_ratios(ratios: Ratios, skip: Sequence[str], wiring: Wiring, *, coupled: bool = False) -> dict[str, Decimal]:
+    """Return the ratio of each group that `ratios` ask to lose something, in order of execution.
 
     Args:
         skip: names of modules, `*` crossing dots, each standing for all below it; they win over ratios.
+        coupled: whether groups that additions tie together may be asked too, by the name of any layer of theirs.
 
     Raises:
         RequestError: a stage list of the wrong length; an entry or a skip that matches nothing; an entry of which
@@ -45,15 +45,10 @@ def resolve(ratios: Ratios, skip: Sequence[str], wiring: Wiring) -> Plan:
     if ratios.uniform is not None:
         wanted = _uniform(ratios.uniform, wiring)
     else:
-        wanted = _by_entries(list(_entries(ratios, wiring)), wiring)
+        wanted = _by_entries(list(_entries(ratios, wiring)), wiring, coupled)
     spared = {name for pattern in skip for name in _spared(pattern, wiring)}
-    shares = {}
-    for group in wiring.groups:
-        if group.reason or group.name in spared:
-            continue
-        if (count := units_to_remove(wanted.get(group.name, Decimal(0)), group.channels)) > 0:
-            shares[group.name] = Share(group.channels, group.channels - count)
-    return Plan(shares)
+    free = [group for group in wiring.groups if not group.left_alone(coupled) and group.name not in spared]
+    return {group.name: wanted[group.name] for group in free if wanted.get(group.name)}
 
 
 def stage_of(layer: Layer | Unfollowed) -> str:
@@ -94,12 +89,12 @@ def _entries(ratios: Ratios, wiring: Wiring) -> Iterator[Entry]:
         yield Entry(f"{'index ' * isinstance(where, IndexRange)}{where}", layers, ratio)
 
 
-def _by_entries(entries: Sequence[Entry], wiring: Wiring) -> dict[str, Decimal]:
+def _by_entries(entries: Sequence[Entry], wiring: Wiring, coupled: bool) -> dict[str, Decimal]:
     wanted = {}
     for entry in entries:
         weights = {layer.weight for layer in entry.layers}
         groups = [group for group in wiring.groups if not weights.isdisjoint(group.sources)]
-        if entry.ratio and all(group.reason for group in groups):
+        if entry.ratio and all(group.left_alone(coupled) for group in groups):
             raise RequestError(f"--ratios: nothing in {entry.text} can be pruned ({_why_not(entry, groups, wiring)})")
         wanted.update({group.name: entry.ratio for group in groups})
     return wanted

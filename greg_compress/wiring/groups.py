@@ -32,6 +32,8 @@ class Group:
     coupled: bool
     frozen: str | None
     """Why these units may not be cut; None when they may."""
+    scored: tuple[str, ...] = ()
+    """The sources whose filters score these units, in order of execution: see :func:`_scored`."""
 
     @property
     def channels(self) -> int:
@@ -45,6 +47,10 @@ class Group:
         if self.coupled:
             return f"coupled: an addition ties {len(self.sources)} layers together"
         return None
+
+    def left_alone(self, coupled: bool) -> str | None:
+        """Why nothing may go here, in words, when coupled groups are asked for or not."""
+        return None if coupled and not self.frozen else self.reason
 
 
 @dataclass(frozen=True)
@@ -143,7 +149,10 @@ def group_units(run: Trace, input_shapes: Shapes) -> Wiring:
     named = _unique_names(list(groups.values()))
     found = tuple(
         replace(
-            group, coupled=_coupled(group, run, roots, loose), frozen=group.frozen or _all_at_once(group, run, classes)
+            group,
+            coupled=_coupled(group, run, roots, loose),
+            scored=_scored(group, run, roots, loose),
+            frozen=group.frozen or _all_at_once(group, run, classes),
         )
         for group in named
     )
@@ -214,6 +223,21 @@ def _all_at_once(group: Group, run: Trace, classes: Axes) -> str | None:
     weight = group.sources[0]
     filters = int((classes[weight][run.layers[weight].makes] == group.units[0]).sum()) if group.channels == 1 else 1
     return f"its {filters} channels hang together, and could only go all at once" if filters > 1 else None
+
+
+def _scored(group: Group, run: Trace, roots: Tensor, loose: Tensor) -> tuple[str, ...]:
+    """The first in execution of every set of sources that hang together without the unions that additions made.
+
+    A gate's rows go with the unit and do not score it; the summands of a residual stream do, each of them.
+    """
+    seen, found = loose[:0], []
+    for weight in group.sources:
+        rows = run.axes[weight][run.layers[weight].makes]
+        mine = loose[rows[roots[rows] == group.units[0]]]
+        if not torch.isin(mine, seen).any():
+            found.append(weight)
+        seen = torch.cat([seen, mine])
+    return tuple(found)
 
 
 def _unique_names(groups: list[Group]) -> list[Group]:

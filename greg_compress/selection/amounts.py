@@ -1,0 +1,48 @@
+"""Targets and caps as text. No torch: a typo answers at once."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from greg_compress.errors import RequestError
+
+
+def parse_target(option: str, text: str) -> Decimal:
+    """What of the dense network is to be left, as a share of 1: from `50%` or `0.5`.
+
+    Raises:
+        RequestError: no number, or not above 0 and below 100 %.
+    """
+    share = _number(text.strip().removesuffix("%"))
+    if share is not None and text.strip().endswith("%"):
+        share = share / 100
+    if share is None or not 0 < share < 1:
+        raise RequestError(f"{option} {text[:40]}: write what is to be left, above 0 and below 100%, as 50% or 0.5")
+    return share.normalize()
+
+
+def parse_cap(option: str, text: str) -> Decimal:
+    """What a group may lose at most, as a share of its units.
+
+    Raises:
+        RequestError: no number, or not above 0 and at most 1.
+    """
+    share = _number(text.strip())
+    if share is None or not 0 < share <= 1:
+        raise RequestError(
+            f"{option} {text[:40]}: write the largest share that a group may lose, above 0 and at most 1"
+        )
+    return share.normalize()
+
+
+def percent(share: Decimal | float) -> str:
+    """A share of 1 in words: 49.87%."""
+    return f"{round(100 * float(share), 2):g}%"
+
+
+def _number(text: str) -> Decimal | None:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return None
+    return number if number.is_finite() else None

@@ -1,0 +1,132 @@
+"""A plan file as it is read: plain JSON whose every value is checked. No torch: a broken file answers at once.
+
+    {"format": "greg-plan", "version": 1, "groups": [{"name", "channels", "kept", "removed"}, ...]}
+
+with all groups of a network in order of execution. `removed` holds positions within the group; null, or left out,
+leaves it to L1 norm when the plan is used.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from greg_compress.errors import InputError, first_line
+
+FORMAT = "greg-plan"
+VERSION = 1
+LARGEST_FILE = 2**24
+"""Bytes of a plan file: enough for a million units."""
+MOST_CHANNELS = 2**31
+
+
+@dataclass(frozen=True)
+class PlannedGroup:
+    """What a plan file says of one group."""
+
+    name: str
+    channels: int
+    kept: int
+    removed: tuple[int, ...] | None = None
+    """Positions within the group, ascending; None where they are not decided."""
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan file that is sound in itself; whether it fits a network is another question."""
+
+    path: str
+    sha256: str
+    groups: tuple[PlannedGroup, ...]
+
+
+def read_plan(path: str) -> PlanFile:
+    """Read `path`.
+
+    Raises:
+        InputError: missing, no JSON, no plan, of a newer version, or with a value that cannot be.
+    """
+    content = _content(path)
+    data = _parsed(content, path)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        raise InputError(f"{path} is no plan file; greg analyze MODEL --ratios R --plan-out FILE writes one")
+    version = data.get("version")
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path} is damaged: its version is no number from 1 on")
+    if version > VERSION:
+        raise InputError(f"{path} has format version {version}, this greg reads {VERSION}; install a newer greg")
+    groups = data.get("groups")
+    if not isinstance(groups, list):
+        raise InputError(f"{path} is damaged: its groups are no list")
+    _refuse_surplus(data, {"format", "version", "groups"}, path, "it")
+    found = tuple(_group(entry, number, path) for number, entry in enumerate(groups))
+    names = [group.name for group in found]
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise InputError(f"{path} is damaged: it names group {twice} twice")
+    return PlanFile(path, hashlib.sha256(content).hexdigest(), found)
+
+
+def _content(path: str) -> bytes:
+    file = Path(path)
+    try:
+        if not file.is_file():
+            what = "is no ordinary file" if file.exists() else "does not exist"
+            raise InputError(f"--plan {path} {what}; greg analyze MODEL --ratios R --plan-out FILE writes one")
+        if (size := file.stat().st_size) > LARGEST_FILE:
+            raise InputError(f"--plan {path}: {size} bytes are too many for a plan; is it the right file?")
+        return file.read_bytes()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--plan {path} cannot be read ({first_line(error)})") from error
+
+
+def _parsed(content: bytes, path: str) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} is no plan file: it is no JSON ({first_line(error)})") from error
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object; of a key that stands there twice nobody knows which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _group(entry: Any, number: int, path: str) -> PlannedGroup:
+    def fault(what: str) -> InputError:
+        return InputError(f"{path} is damaged: {where} {what}")
+
+    where = f"group {number}"
+    if not isinstance(entry, dict):
+        raise fault("is no object")
+    name, channels, kept, removed = (entry.get(key) for key in ("name", "channels", "kept", "removed"))
+    if type(name) is not str or not name:
+        raise fault("has no name")
+    where = f"group {name}"
+    _refuse_surplus(entry, {"name", "channels", "kept", "removed"}, path, where)
+    if type(channels) is not int or not 0 < channels < MOST_CHANNELS:
+        raise fault("has no number of channels")
+    if type(kept) is not int or not 0 < kept <= channels:
+        raise fault(f"does not keep between 1 and its {channels} units")
+    if removed is None:
+        return PlannedGroup(name, channels, kept)
+    if not isinstance(removed, list) or not all(type(unit) is int and 0 <= unit < channels for unit in removed):
+        raise fault(f"does not remove a list of units from 0 to {channels - 1}")
+    if len(set(removed)) < len(removed):
+        raise fault("removes a unit twice")
+    if len(removed) != channels - kept:
+        raise fault(f"removes {len(removed)} of {channels} units, but keeps {kept}")
+    return PlannedGroup(name, channels, kept, tuple(sorted(removed)))
+
+
+def _refuse_surplus(entry: dict[str, Any], known: set[str], path: str, where: str) -> None:
+    """A misspelt key would mean something else in silence."""
+    if surplus := next((key for key in entry if key not in known), None):
+        raise InputError(
+            f"{path} is damaged: {where} has a surplus {surplus[:40]!r}; known are {', '.join(sorted(known))}"
+        )
