@@ -35,7 +35,9 @@ from greg_compress.whole_files import require_file, require_free
 Arch = Annotated[
     str | None,
     Option(
-        "--arch", metavar="SPEC", help="torchvision:NAME, torchvision:NAME@WEIGHTS or FILE.py:CALLABLE, which may run."
+        "--arch",
+        metavar="SPEC",
+        help="torchvision:NAME[@WEIGHTS] or timm:NAME, /PART for a part of it; or FILE.py:CALLABLE, which may run.",
     ),
 ]
 ArchArg = Annotated[
