@@ -37,9 +37,11 @@ def factory(architecture: Architecture) -> Factory:
     """
     builder, weights = _followable(architecture)
     if weights is None and _kind(builder) == "detection":
-        # Told that its backbone has weights, which it has not, it freezes batch normalisation, as in every detector
-        # that anyone has trained.
-        return _quiet(functools.partial(_in_form, builder, None))
+        # Without weights torchvision makes another backbone, whose batch normalisation is not frozen; what people
+        # have trained mostly began with the published detector.
+        import torchvision
+
+        weights = torchvision.models.get_model_weights(builder).DEFAULT
     if weights is None:
         # Segmentation constructors fetch a backbone's weights unless told not to.
         without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
