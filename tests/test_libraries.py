@@ -176,6 +176,14 @@ def test_weights_of_timm_bring_their_normalisation(tmp_path: Path, classes: int,
     assert (recorded and recorded["mean"]) == (list(model.pretrained_cfg["mean"]) if normalised else None)
 
 
+def test_published_detectors_have_another_form() -> None:
+    name = "torchvision:fasterrcnn_resnet50_fpn"
+    with torch.device("meta"):
+        ours, published = (rebuild(Architecture(f"{name}{at}/backbone")).body.bn1 for at in ("", "@COCO_V1"))
+    assert isinstance(ours, torchvision.ops.FrozenBatchNorm2d)
+    assert (ours.eps, published.eps) == (1e-5, 0)
+
+
 def shaken(model: nn.Module) -> nn.Module:
     """With statistics that are not those of a network fresh from its factory."""
     generator = torch.Generator().manual_seed(0)
@@ -215,7 +223,9 @@ def test_weights_of_a_detector_are_those_of_its_backbone(tmp_path: Path) -> None
     """It computes the same."""
     made = shaken(torchvision.models.detection.ssdlite320_mobilenet_v3_large(weights=None, weights_backbone=None))
     torch.save(made.state_dict(), tmp_path / "w.pth")
-    found = opened("torchvision:ssdlite320_mobilenet_v3_large/backbone", model=str(tmp_path / "w.pth"))
+    spec = "torchvision:ssdlite320_mobilenet_v3_large@COCO_V1/backbone"  # whose form it has, with its reduced tail
+    found = opened(spec, model=str(tmp_path / "w.pth"))
+    assert rebuild(found.state.architecture).state_dict().keys() == found.state.weights.keys()
     image = torch.rand(1, 3, 320, 320)
     with torch.no_grad():
         ours, theirs = found.model(image), made.eval().backbone(image)

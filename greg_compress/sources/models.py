@@ -34,15 +34,21 @@ MOST_BYTES, MOST_GROWTH = 2 * 2**30, 1000
 """A network may take 2 GiB before its weights are loaded, or so many times the weights (it may have been cut)."""
 
 
-def build(architecture: Architecture, download: bool = False) -> tuple[nn.Module, Architecture]:
+def build(
+    architecture: Architecture, download: bool = False, own_weights: bool = False
+) -> tuple[nn.Module, Architecture]:
     """Run the factory that this command names, and return the network and its record with the digest.
+
+    Args:
+        own_weights: whether a file of weights follows, so that official ones only say what form the network has.
 
     Raises:
         RequestError: an unknown name, or arguments that the factory refuses.
         InputError: FILE.py is missing, broken, or does not define the callable; official weights are missing.
     """
     if architecture.source in LIBRARIES:
-        make = libraries.official(architecture, download) or libraries.factory(architecture)
+        official = None if own_weights else libraries.official(architecture, download)
+        make = official or libraries.factory(architecture)
         return _call(make, architecture), architecture
     make, digest = user_files.named(Path(architecture.source), architecture.name)
     named = replace(architecture, sha256=digest)

@@ -37,11 +37,9 @@ def factory(architecture: Architecture) -> Factory:
     """
     builder, weights = _followable(architecture)
     if weights is None and _kind(builder) == "detection":
-        # Without weights torchvision makes another backbone, whose batch normalisation is not frozen; what people
-        # have trained mostly began with the published detector.
-        import torchvision
-
-        weights = torchvision.models.get_model_weights(builder).DEFAULT
+        # As the constructor makes it if told nothing: it starts from a trained backbone, and freezes its batch
+        # normalisation. Published detectors differ from that (eps 0, ssdlite's reduced tail); @WEIGHTS says so.
+        return _quiet(functools.partial(_in_form, builder, None))
     if weights is None:
         # Segmentation constructors fetch a backbone's weights unless told not to.
         without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()

@@ -112,7 +112,7 @@ def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
 def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened:
     """Put the weights of a file into the network that `--arch` names."""
     assert options.arch is not None
-    opened = fresh(options.arch, options, likely)
+    opened = _dense(*models.build(options.arch, own_weights=True), options, likely)
     try:
         weights, said = unwrapped(data, opened.state.weights.keys(), options.arch.part)
     except InputError as error:
