@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.conftest import Ran
 
-LOADED = ("torch", "torchvision", "onnx", "onnxruntime", "thop", "rich.progress", "greg_compress.cli")
+LOADED = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "thop", "rich.progress", "greg_compress.cli")
 STAGES = ("train", "analyze", "regularize", "prune", "finetune", "evaluate", "export")
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([*LOADED, *(f"greg_compress.{stage}" for stage in STAGES)])

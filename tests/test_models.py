@@ -341,7 +341,11 @@ def test_advice_that_can_be_followed(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(NET)
     data = ("--data", "digits", "--iterations", "1", "--batch-size", "64")
     for words, code, said in (
-        (("train", "--arch", "net.py", *data, "-o", "o.pt"), 2, "write torchvision:NAME or FILE.py:CALLABLE"),
+        (
+            ("train", "--arch", "net.py", *data, "-o", "o.pt"),
+            2,
+            "write torchvision:NAME, timm:NAME or FILE.py:CALLABLE",
+        ),
         (("analyze", "net.py"), 2, "say which network it defines, net.py:CALLABLE"),
         (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "No such option"),
         (("prune", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "-o . names no file"),

@@ -33,7 +33,9 @@ from greg_compress.whole_files import require_file, require_free
 Arch = Annotated[
     str | None,
     Option(
-        "--arch", metavar="SPEC", help="torchvision:NAME, torchvision:NAME@WEIGHTS or FILE.py:CALLABLE, which may run."
+        "--arch",
+        metavar="SPEC",
+        help="torchvision:NAME[@WEIGHTS] or timm:NAME, /PART for a part of it; or FILE.py:CALLABLE, which may run.",
     ),
 ]
 ArchArg = Annotated[
@@ -89,9 +91,9 @@ def model_options(
         if arch_arg and arch is None:
             raise RequestError("--arch-arg would have no effect without --arch")
     parsed = parse_architecture(spec, arch_arg or ()) if spec else None
-    if not is_architecture(model) and parsed is not None and parsed.has_weights:
+    if not is_architecture(model) and parsed is not None and parsed.has_weights and not parsed.part:
         raise RequestError(f"--arch {spec}: MODEL has weights of its own; leave @{parsed.name.partition('@')[2]} out")
-    if download and not fetches_data and not (parsed and parsed.has_weights):
+    if download and not fetches_data and not (is_architecture(model) and parsed and parsed.has_weights):
         raise RequestError("--download would have no effect: MODEL is not of the form torchvision:NAME@WEIGHTS")
     shapes = tuple(map(parse_input_shape, input_shape)) if input_shape else None
     return ModelOptions(model, parsed, shapes, allow_pickle, download)

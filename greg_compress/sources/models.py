@@ -24,8 +24,8 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from greg_compress.errors import InputError, RequestError, input_fault
-from greg_compress.sources import torchvision_models, user_files
-from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture
+from greg_compress.sources import libraries, user_files
+from greg_compress.sources.specs import LIBRARIES, PICKLE, Architecture
 from greg_compress.tensor_files.state_dicts import WRAPPERS
 
 MOST_FOLDERS = 10_000
@@ -34,15 +34,21 @@ MOST_BYTES, MOST_GROWTH = 2 * 2**30, 1000
 """A network may take 2 GiB before its weights are loaded, or so many times the weights (it may have been cut)."""
 
 
-def build(architecture: Architecture, download: bool = False) -> tuple[nn.Module, Architecture]:
+def build(
+    architecture: Architecture, download: bool = False, own_weights: bool = False
+) -> tuple[nn.Module, Architecture]:
     """Run the factory that this command names, and return the network and its record with the digest.
+
+    Args:
+        own_weights: whether a file of weights follows, so that official ones only say what form the network has.
 
     Raises:
         RequestError: an unknown name, or arguments that the factory refuses.
         InputError: FILE.py is missing, broken, or does not define the callable; official weights are missing.
     """
-    if architecture.source == TORCHVISION:
-        make = torchvision_models.official(architecture, download) or torchvision_models.factory(architecture)
+    if architecture.source in LIBRARIES:
+        official = None if own_weights else libraries.official(architecture, download)
+        make = official or libraries.factory(architecture)
         return _call(make, architecture), architecture
     make, digest = user_files.named(Path(architecture.source), architecture.name)
     named = replace(architecture, sha256=digest)
@@ -71,8 +77,8 @@ def rebuild(
 
 
 def _factory(architecture: Architecture, named: Architecture | None, allow_pickle: bool) -> Any:
-    if architecture.source == TORCHVISION:
-        return torchvision_models.factory(architecture)
+    if architecture.source in LIBRARIES:
+        return libraries.factory(architecture)
     if named is not None:
         return user_files.named(Path(named.source), named.name)[0]
     is_pickle = architecture.source == PICKLE
@@ -184,14 +190,10 @@ def _call(factory: Any, architecture: Architecture) -> nn.Module:
 
 def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[tuple[int, ...], ...] | None:
     """The shapes that a network is known to take: its own `input_shape` (a tuple of them for several inputs), or
-    torchvision's default."""
+    its library's default."""
     own = getattr(model, "input_shape", None)
     if own is not None:
         with input_fault(f"{architecture.spec} has an input_shape that is no shape"):
             shapes = own if own and all(isinstance(shape, (tuple, list)) for shape in own) else (own,)
             return tuple(tuple(int(size) for size in shape) for shape in shapes)
-    if architecture.source == TORCHVISION:
-        trained = torchvision_models.preprocessing(architecture)
-        side = (trained.side if trained else None) or (299 if architecture.name == "inception_v3" else 224)
-        return ((3, side, side),)
-    return None
+    return libraries.default_input_shapes(architecture, model) if architecture.source in LIBRARIES else None

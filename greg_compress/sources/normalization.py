@@ -24,3 +24,18 @@ class Normalization:
 
     def to_json(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What published weights were trained with, as far as their library says; torchvision's detectors do it inside."""
+
+    mean: list[float] | None
+    std: list[float] | None
+    side: int | None
+    """Of the square that images are cropped or resized to."""
+    classes: int | None
+
+    def normalization(self) -> Normalization | None:
+        """How images of bytes become what the network reads."""
+        return Normalization(1 / 255, tuple(self.mean), tuple(self.std)) if self.mean and self.std else None

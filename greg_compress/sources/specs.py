@@ -1,4 +1,4 @@
-"""Specs as text: `torchvision:NAME[@WEIGHTS]`, `FILE.py:CALLABLE`, `digits`, `cifar10:ROOT`.
+"""Specs as text: `torchvision:NAME[@WEIGHTS][/PART]`, `timm:NAME[/PART]`, `FILE.py:CALLABLE`, `digits`, `cifar10:ROOT`.
 
 No torch here: what is wrong with the text alone is said at once.
 """
@@ -6,16 +6,22 @@ No torch here: what is wrong with the text alone is said at once.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 
 from greg_compress.errors import InputError, RequestError
 
 ArchArg = bool | int | float | str
-TORCHVISION, PICKLE = "torchvision", "pickle"
-OFFICIAL_ONLY = {"weights", "weights_backbone", "pretrained", "pretrained_backbone", "progress"}
-"""Arguments by which torchvision would fetch and unpickle a file."""
+TORCHVISION, TIMM, PICKLE = "torchvision", "timm", "pickle"
+LIBRARIES = (TORCHVISION, TIMM)
+FETCHING = {
+    TORCHVISION: re.compile("weights|weights_backbone|pretrained|pretrained_backbone|progress"),
+    TIMM: re.compile("pretrained.*|checkpoint_path|cache_dir"),
+}
+"""Arguments by which a library would fetch or read a file, and unpickle it."""
 
 
 @dataclass(frozen=True)
@@ -32,30 +38,48 @@ class Architecture:
         texts = (self.spec, "" if self.sha256 is None else self.sha256)
         if not all(isinstance(text, str) and text.isprintable() and len(text) < 4096 for text in texts):
             raise ValueError("impossible architecture")
-        known = self.source in (TORCHVISION, PICKLE) or self.source.endswith(".py")
-        if not known or not self.name or (self.source != TORCHVISION and self.sha256 is None):
+        known = self.source in (*LIBRARIES, PICKLE) or self.source.endswith(".py")
+        if not known or not self.name or (self.source not in LIBRARIES and self.sha256 is None):
             raise ValueError(f"{self.spec!r} is no architecture")
         arguments = self.kwargs if isinstance(self.kwargs, dict) else {"": None}
-        if not all(
-            isinstance(key, str) and key.isidentifier() and isinstance(value, ArchArg)
-            for key, value in arguments.items()
-        ) or (self.source == TORCHVISION and arguments.keys() & OFFICIAL_ONLY):
+        if (
+            not all(
+                isinstance(key, str) and key.isidentifier() and isinstance(value, ArchArg)
+                for key, value in arguments.items()
+            )
+            or self.fetching()
+        ):
             raise ValueError("impossible arguments of the architecture")
 
     @property
     def source(self) -> str:
-        """`torchvision`, the path of a FILE.py, or `pickle`."""
+        """`torchvision`, `timm`, the path of a FILE.py, or `pickle`."""
         return self._parts[0]
 
     @property
     def name(self) -> str:
-        """The network's name or callable; the file of a pickled module."""
+        """The network's name (and weights) or callable; the file of a pickled module."""
         return self._parts[1]
 
     @property
-    def _parts(self) -> tuple[str, str]:
-        found = self.spec.partition(":") if self.spec.startswith(f"{PICKLE}:") else self.spec.rpartition(":")
-        return found[0], found[2]
+    def part(self) -> str:
+        """The submodule of a library's network that is the network here; empty for all of it."""
+        return self._parts[2]
+
+    @property
+    def _parts(self) -> tuple[str, str, str]:
+        source, _, name = self.spec.partition(":")
+        if source in LIBRARIES:
+            whole, _, part = name.partition("/")
+            return (source, whole, part) if part else (source, name, "")
+        if source != PICKLE:
+            source, _, name = self.spec.rpartition(":")
+        return source, name, ""
+
+    def fetching(self) -> list[str]:
+        """Those of the arguments by which a library would fetch or read a file."""
+        pattern = FETCHING.get(self.source)
+        return [key for key in self.kwargs if pattern and pattern.fullmatch(key)]
 
     @property
     def has_weights(self) -> bool:
@@ -65,26 +89,52 @@ class Architecture:
 
 def is_architecture(text: str) -> bool:
     """Whether a MODEL argument is a spec rather than a file's path."""
-    source, colon, name = text.rpartition(":")
-    return bool(colon and name) and (source == TORCHVISION or source.endswith(".py"))
+    named = Architecture(text)
+    return bool(named.name) and (named.source in LIBRARIES or named.source.endswith(".py"))
 
 
 def parse_architecture(text: str, arguments: Sequence[str] = ()) -> Architecture:
     """Read an architecture spec and its `key=value` arguments.
 
     Raises:
-        RequestError: neither of the two kinds, or an argument without `=`.
+        RequestError: none of the three kinds, an argument without `=`, or one that would make a library fetch weights.
         InputError: FILE.py is missing.
     """
     if not is_architecture(text):
-        raise RequestError(f"{text!r} is no architecture; write torchvision:NAME or FILE.py:CALLABLE")
+        raise RequestError(f"{text!r} is no architecture; write torchvision:NAME, timm:NAME or FILE.py:CALLABLE")
     architecture = Architecture(text, dict(_argument(argument) for argument in arguments))
-    if architecture.source != TORCHVISION:
-        if not Path(architecture.source).is_file():
-            raise InputError(f"{architecture.source} is not a file; it should define {architecture.name}")
-    elif forbidden := sorted(architecture.kwargs.keys() & OFFICIAL_ONLY):
-        raise RequestError(f"--arch-arg {forbidden[0]}: write torchvision:NAME@WEIGHTS for official weights")
+    if architecture.source not in LIBRARIES and not Path(architecture.source).is_file():
+        raise InputError(f"{architecture.source} is not a file; it should define {architecture.name}")
+    if fetching := architecture.fetching():
+        other = f"timm's weights are never fetched; {OWN_FILE} timm:NAME"
+        official = "write torchvision:NAME@WEIGHTS for official weights"
+        raise RequestError(f"--arch-arg {fetching[0]}: {official if architecture.source == TORCHVISION else other}")
+    if architecture.source == TIMM:
+        _require_plain(architecture)
     return architecture
+
+
+OWN_FILE = "download their file yourself and give it as MODEL, with --arch"
+
+
+def _require_plain(architecture: Architecture) -> None:
+    """Refuse what timm's own names can say about weights. To leave a tag out without a word would build a network
+    without the weights that its user believes to have."""
+    whole = architecture.spec.removeprefix(f"{TIMM}:")
+    if ":" in whole:
+        raise RequestError(f"{architecture.spec} names files that timm would fetch or read; {OWN_FILE} timm:NAME")
+    name, dot, tag = architecture.name.partition(".")
+    if dot:
+        raise RequestError(
+            f"{architecture.spec}: the tag {tag!r} only names weights, which are never fetched; write timm:{name}, or"
+            f" {OWN_FILE} timm:{name}"
+        )
+
+
+def unknown(what: str, name: str, known: Sequence[str]) -> RequestError:
+    """The error for a name that is not there, with the nearest of those that are."""
+    near = get_close_matches(name, known, 3, 0.5) or known[:3]
+    return RequestError(f"{what}; nearest: {', '.join(near) or 'none'}")
 
 
 def _argument(text: str) -> tuple[str, ArchArg]:

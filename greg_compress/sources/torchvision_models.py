@@ -7,8 +7,6 @@ import inspect
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -17,10 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import InputError, RequestError, first_line, input_fault
-from greg_compress.sources.specs import Architecture
+from greg_compress.sources.normalization import Preprocessing
+from greg_compress.sources.specs import Architecture, unknown
 from greg_compress.tensor_files.reader import read
 
 Factory = Callable[..., Any]
+Shapes = tuple[tuple[int, ...], ...]
+DETECTION_SIDE, DETECTION_SIDES = 320, {"ssd300_vgg16": 300}
+"""Backbones of detectors take any size, usually 800 and more; what can be pruned does not depend on it."""
+FRAMES = 16
+"""Of a clip; torchvision's video networks were trained on 16 frames or more."""
+FLOW_SIDE = 128
+"""The smallest that RAFT takes."""
 
 
 def factory(architecture: Architecture) -> Factory:
@@ -29,9 +35,13 @@ def factory(architecture: Architecture) -> Factory:
     Raises:
         RequestError: torchvision knows no such network or weights.
     """
-    builder, weights = _found(architecture)
+    builder, weights = _followable(architecture)
+    if weights is None and _kind(builder) == "detection":
+        # As the constructor makes it if told nothing: it starts from a trained backbone, and freezes its batch
+        # normalisation. Published detectors differ from that (eps 0, ssdlite's reduced tail); @WEIGHTS says so.
+        return _quiet(functools.partial(_in_form, builder, None))
     if weights is None:
-        # Segmentation and detection constructors fetch a backbone's weights unless told not to.
+        # Segmentation constructors fetch a backbone's weights unless told not to.
         without = {"weights", "weights_backbone"} & inspect.signature(builder).parameters.keys()
         return _quiet(functools.partial(builder, **dict.fromkeys(without)))
     return _quiet(functools.partial(_in_form, builder, weights))
@@ -43,30 +53,58 @@ def official(architecture: Architecture, download: bool) -> Factory | None:
     Raises (when called):
         InputError: the file is not there, and may not be downloaded, or is not what torchvision published.
     """
-    builder, weights = _found(architecture)
+    builder, weights = _followable(architecture)
     return None if weights is None else _quiet(functools.partial(_filled, builder, weights, download))
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What official weights were trained with, as far as torchvision says; its detectors do it inside."""
-
-    mean: list[float] | None
-    std: list[float] | None
-    side: int | None
-    """Of the square that images are cropped to."""
-    classes: int | None
 
 
 def preprocessing(architecture: Architecture) -> Preprocessing | None:
     """What the official weights that a spec names were trained with; None without weights."""
     _, weights = _found(architecture)
-    if weights is None:
-        return None
+    return None if weights is None else _preprocessing(weights)
+
+
+def _preprocessing(weights: Any) -> Preprocessing:
     transforms = weights.transforms()
-    mean, std, crop = (getattr(transforms, name, None) for name in ("mean", "std", "crop_size"))
+    mean, std, crop, resized = (getattr(transforms, name, None) for name in ("mean", "std", "crop_size", "resize_size"))
+    side = next((size[0] for size in (crop, resized) if size), None)  # for segmentation nothing is cropped
     categories = weights.meta.get("categories")
-    return Preprocessing(mean, std, crop[0] if crop else None, len(categories) if categories else None)
+    return Preprocessing(mean, std, side, len(categories) if categories else None)
+
+
+def default_input_shapes(architecture: Architecture) -> Shapes:
+    """The shapes of what torchvision prepares for a network; for detectors, which take images of any size, what is
+    quick."""
+    builder, weights = _found(architecture)
+    name, kind = builder.__name__, _kind(builder)
+    if kind == "detection":
+        return ((3, *(DETECTION_SIDES.get(name, DETECTION_SIDE),) * 2),)
+    if kind == "optical_flow":
+        return ((3, FLOW_SIDE, FLOW_SIDE),) * 2
+    if weights is None and kind in ("segmentation", "video"):
+        import torchvision
+
+        weights = torchvision.models.get_model_weights(builder).DEFAULT
+    side = (_preprocessing(weights).side if weights else None) or (299 if name == "inception_v3" else 224)
+    return ((3, *([FRAMES] if kind == "video" else []), side, side),)
+
+
+def _kind(builder: Factory) -> str:
+    """The package that a network belongs to: detection, segmentation, video...; empty for image classification."""
+    inside = builder.__module__.removeprefix("torchvision.models.").split(".")
+    return inside[0] if len(inside) > 1 else ""
+
+
+def _followable(architecture: Architecture) -> tuple[Factory, Any]:
+    """Refuse what cannot be run on a batch of images, or has no weights in floating point."""
+    builder, weights = _found(architecture)
+    if _kind(builder) == "detection" and not architecture.part:
+        raise RequestError(
+            f"{architecture.spec} is a detector, which takes lists of images; prune its backbone, and put it back:"
+            f" {architecture.spec}/backbone"
+        )
+    if architecture.kwargs.get("quantize"):
+        raise RequestError("--arch-arg quantize: weights of 8 bits cannot be pruned; leave it out, quantize afterwards")
+    return builder, weights
 
 
 def _found(architecture: Architecture) -> tuple[Factory, Any]:
@@ -76,18 +114,13 @@ def _found(architecture: Architecture) -> tuple[Factory, Any]:
     try:
         builder = torchvision.models.get_model_builder(name)
     except ValueError as error:
-        raise _unknown(f"torchvision has no model {name!r}", name, torchvision.models.list_models()) from error
+        raise unknown(f"torchvision has no model {name!r}", name, torchvision.models.list_models()) from error
     if not at:
         return builder, None
     offered = torchvision.models.get_model_weights(builder)
     if version not in offered.__members__:
-        raise _unknown(f"torchvision has no weights {version!r} for {name}", version, list(offered.__members__))
+        raise unknown(f"torchvision has no weights {version!r} for {name}", version, list(offered.__members__))
     return builder, offered[version]
-
-
-def _unknown(what: str, name: str, known: list[str]) -> RequestError:
-    near = get_close_matches(name, known, 3, 0.5) or known[:3]
-    return RequestError(f"{what}; nearest: {', '.join(near) or 'none'}")
 
 
 def _in_form(builder: Factory, weights: Any, **arguments: Any) -> Any:

@@ -14,9 +14,8 @@ from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.options import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources import models, user_files
-from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.specs import PICKLE, TORCHVISION, Architecture, is_architecture, parse_architecture
-from greg_compress.sources.torchvision_models import preprocessing
+from greg_compress.sources.libraries import preprocessing
+from greg_compress.sources.specs import LIBRARIES, PICKLE, Architecture, is_architecture, parse_architecture
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.surgery.cut import Form, reshape
@@ -97,7 +96,7 @@ def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
     if state.run is not None:
         raise InputError(f"{text} is unfinished work; repeat the command that began it with --resume")
     own = state.architecture
-    if options.arch is not None and {own.source, options.arch.source} & {TORCHVISION, PICKLE}:
+    if options.arch is not None and {own.source, options.arch.source} & {*LIBRARIES, PICKLE}:
         raise RequestError(f"--arch would have no effect: {text} holds {own.spec}")
     if options.arch is not None and options.arch.kwargs:
         raise RequestError(f"--arch-arg would have no effect: {text} records its own")
@@ -113,15 +112,17 @@ def _from_state(state: State, digest: str, options: ModelOptions) -> Opened:
 def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened:
     """Put the weights of a file into the network that `--arch` names."""
     assert options.arch is not None
-    opened = fresh(options.arch, options, likely)
+    opened = _dense(*models.build(options.arch, own_weights=True), options, likely)
     try:
-        weights, said = unwrapped(data, opened.state.weights.keys())
+        weights, said = unwrapped(data, opened.state.weights.keys(), options.arch.part)
     except InputError as error:
         raise InputError(f"{options.model}: {error}") from error
     if said:
         ui.note(f"{options.model}: took {', '.join(said)}")
     load_weights(opened.model, weights, options.model, options.arch.spec)
     opened.state.weights = weights_of(opened.model)
+    if _learn_preprocessing(opened, own_weights=True):
+        ui.note(f"{options.model}: images are normalised as for {options.arch.source}'s own weights of that network")
     opened.state.history = [history.entry("open", {"arch": options.arch.spec}, {}, model=options.model, digest=digest)]
     opened.digest = digest
     return opened
@@ -156,12 +157,21 @@ def fresh(architecture: Architecture, options: ModelOptions, likely: Shape | Non
     """A network as its factory makes it, and its (dense) state."""
     model, recorded = models.build(architecture, options.download)
     opened = _dense(model, recorded, options, likely)
-    if (trained := preprocessing(recorded) if recorded.has_weights else None) is not None:
-        opened.state.classes = trained.classes
-        if trained.mean and trained.std:
-            opened.state.normalization = Normalization(1 / 255, tuple(trained.mean), tuple(trained.std)).to_json()
+    if recorded.has_weights:
+        _learn_preprocessing(opened, own_weights=False)
         opened.state.history = [history.entry("open", {"arch": recorded.spec}, {}, model=recorded.spec)]
     return opened
+
+
+def _learn_preprocessing(opened: Opened, own_weights: bool) -> bool:
+    """Put into the state what the network's library says of its weights; whether it says how images are normalised."""
+    trained = preprocessing(opened.state.architecture, opened.model, own_weights)
+    normalization = trained.normalization() if trained else None
+    if trained is not None:
+        opened.state.classes = trained.classes
+    if normalization is not None:
+        opened.state.normalization = normalization.to_json()
+    return normalization is not None
 
 
 def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions, likely: Shape | None) -> Opened:

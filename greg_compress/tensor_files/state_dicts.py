@@ -17,7 +17,7 @@ MOST_WRAPPERS = 5
 """A hostile file holds itself."""
 
 
-def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], list[str]]:
+def unwrapped(data: Any, wanted: Collection[str], part: str = "") -> tuple[dict[str, Tensor], list[str]]:
     """The weights, under the names that the network uses, and what was taken off to find them, in words.
 
     A prefix (`module.` of DataParallel, `_orig_mod.` of torch.compile, `model.` of Lightning) goes where all names
@@ -25,6 +25,7 @@ def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], li
 
     Args:
         wanted: the names of the network's state dict.
+        part: the submodule of a larger network that the network is; weights of the larger one will do.
 
     Raises:
         InputError: there are no weights in it.
@@ -46,7 +47,25 @@ def unwrapped(data: Any, wanted: Collection[str]) -> tuple[dict[str, Tensor], li
             break
         weights = {name.removeprefix(prefix): tensor for name, tensor in weights.items()}
         said.append(f"names without {prefix!r}")
-    return weights, said
+    return _below(weights, wanted, part, said), said
+
+
+def _below(weights: dict[str, Tensor], wanted: Collection[str], part: str, said: list[str]) -> dict[str, Tensor]:
+    """The weights of a part where those of the whole network are given; else as they are. Says what it took and left.
+
+    Counters of batches that the network has no place for are left as well: torchvision's frozen batch normalisation
+    does the same.
+    """
+    prefix = f"{part}."
+    if not part or wanted & weights.keys() or not any(name.startswith(prefix) for name in weights):
+        return weights
+    below = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+    taken = {name: t for name, t in below.items() if name in wanted or not name.endswith(".num_batches_tracked")}
+    beside = sorted({name.partition(".")[0] for name in weights if not name.startswith(prefix)})
+    counters = ["num_batches_tracked"] if len(taken) < len(below) else []
+    left = ", ".join([*beside, *counters])
+    said.append(f"{len(taken)} tensors below {prefix!r}" + (f" and left {left}" if left else ""))
+    return taken
 
 
 def _is_state_dict(data: Any) -> bool:
