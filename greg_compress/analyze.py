@@ -8,20 +8,33 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.cost import Cost, layer_macs, owner
-from greg_compress.options import ModelOptions, Selection
+from greg_compress.errors import RequestError
+from greg_compress.fit import fitting, normalization_of
+from greg_compress.options import ModelOptions, Selection, SensitivityOptions
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.resolve import FOLLOWS, UNFOLLOWED, indexed_layers, stage_of
-from greg_compress.state.models import open_model
+from greg_compress.sensitivity import Evaluation, measure, spread
+from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
+from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
+from greg_compress.training.numerics import resolve_device
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
 
 
-def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dict[str, Any]:
-    """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7)."""
-    opened = open_model(options, ui)
+def run(
+    options: ModelOptions, selection: Selection | None, sensitivity: SensitivityOptions | None, ui: Reporter
+) -> dict[str, Any]:
+    """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7).
+
+    With data to measure on, `sensitivity` is what :func:`.sensitivity.measure` returns.
+    """
+    data = sensitivity and load_data(sensitivity.data, sensitivity.download, sensitivity.workers)
+    opened = open_model(options, ui, data.input_shape if data else None)
+    data = data and _measurable(opened, data, options.model)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, selection) if selection else None
     removed = plan.removed_units(wiring) if plan else None
@@ -34,7 +47,31 @@ def run(options: ModelOptions, selection: Selection | None, ui: Reporter) -> dic
         "layers": _layers(opened.model, wiring, left, removed),
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if left is None else _effect(whole, cost_of(left, wiring)),
+        "sensitivity": _sensitivity(opened, wiring, data, sensitivity, ui) if data and sensitivity else None,
     }
+
+
+def _measurable(opened: Opened, data: Dataset, path: str) -> Dataset:
+    """The data as the network takes them.
+
+    Raises:
+        RequestError: they do not fit, or the network is untrained: what chance loses says nothing about a group, and
+            a table of it would look like an answer.
+    """
+    if opened.untrained:
+        raise RequestError(f"--sensitivity of {path} would mean nothing, since it is untrained; see greg train")
+    return fitting(opened, data)
+
+
+def _sensitivity(
+    opened: Opened, wiring: Wiring, data: Dataset, options: SensitivityOptions, ui: Reporter
+) -> dict[str, Any]:
+    place = resolve_device(options.device)
+    samples = spread(data.test, options.samples)
+    evaluation = Evaluation(opened.model.to(place), samples, normalization_of(opened.state), place)
+    groups = [group for group in wiring.groups if group.reason is None]
+    ui.note(f"sensitivity of {len(groups)} groups on {len(samples):,} of {len(data.test):,} test images")
+    return measure(evaluation, wiring, groups, ui)
 
 
 def _effect(whole: Cost, after: Cost) -> dict[str, Any]:

@@ -32,6 +32,9 @@ from greg_compress.sources.specs import (
 )
 from greg_compress.whole_files import require_file, require_free
 
+Model = Annotated[
+    str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
+]
 Arch = Annotated[
     str | None,
     Option(
@@ -67,9 +70,7 @@ Force = Annotated[bool, Option("--force", help="Replace an output that exists.")
 
 
 def model_options(
-    model: Annotated[
-        str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
-    ],
+    model: Model,
     arch: Arch = None,
     arch_arg: ArchArg = None,
     input_shape: InputShape = None,

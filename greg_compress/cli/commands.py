@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option, Typer
 
-from greg_compress.cli import arguments
+from greg_compress.cli import arguments, measuring
 from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
@@ -23,6 +23,7 @@ from greg_compress.options import (
     PenaltyOptions,
     Preset,
     Selection,
+    SensitivityOptions,
     TeacherOptions,
     TrainingOptions,
     require_device,
@@ -93,12 +94,17 @@ def train(
 
 @app.command()
 @grouped
-def analyze(model: Model, selection: OptionalSelection, json: Json = False) -> None:
-    """Show layers, groups, what is frozen and why, and what a selection would leave."""
+def analyze(
+    model: Annotated[ModelOptions, Use(measuring.analyzed_options)],
+    selection: OptionalSelection,
+    sensitivity: Annotated[SensitivityOptions | None, Use(measuring.sensitivity)],
+    json: Json = False,
+) -> None:
+    """Show layers, groups, what is frozen and why, what a selection would leave, and how sensitive each group is."""
     with _printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
-        print_result(stage.run(model, selection, ui))
+        print_result(stage.run(model, selection, sensitivity, ui))
 
 
 @app.command()

@@ -50,8 +50,9 @@ def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
     """Zero the slices that read the removed units, in every layer of a dense network."""
     with torch.no_grad():
         for name, dim in wiring.trace.consumers:
-            gone = torch.isin(wiring.classes[name][dim], removed)
-            model.get_parameter(name).index_fill_(dim, gone.nonzero().flatten(), 0)
+            gone = torch.isin(wiring.classes[name][dim], removed).nonzero().flatten()
+            weight = model.get_parameter(name)
+            weight.index_fill_(dim, gone.to(weight.device), 0)
 
 
 class InDouble(TorchDispatchMode):
