@@ -67,10 +67,11 @@ def _sensitivity(
     opened: Opened, wiring: Wiring, data: Dataset, options: SensitivityOptions, ui: Reporter
 ) -> dict[str, Any]:
     place = resolve_device(options.device)
-    samples = spread(data.test, options.samples)
-    evaluation = Evaluation(opened.model.to(place), samples, normalization_of(opened.state), place)
     groups = [group for group in wiring.groups if group.reason is None]
-    ui.note(f"sensitivity of {len(groups)} groups on {len(samples):,} of {len(data.test):,} test images")
+    count = min(options.samples, len(data.test))
+    ui.note(f"sensitivity of {len(groups)} groups on {count:,} of {len(data.test):,} test images")
+    samples = spread(data.test, count)
+    evaluation = Evaluation(opened.model.to(place), samples, normalization_of(opened.state), place)
     return measure(evaluation, wiring, groups, ui)
 
 

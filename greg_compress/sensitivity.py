@@ -40,9 +40,8 @@ class Held(Part):
 
 
 def spread(samples: Samples, count: int) -> Samples:
-    """At most `count` images at equal distances: the same in every run, and of all classes of a folder, which lists
-    its images class by class."""
-    count = min(count, len(samples))
+    """`count` images at equal distances: the same in every run, and of all classes of a folder, which lists its images
+    class by class."""
     chosen = samples.select(torch.arange(count) * len(samples) // count)
     return _held(chosen) if isinstance(chosen, Items) else chosen
 

@@ -34,6 +34,7 @@ from tests.conftest import DIGITS, Ran
 from tests.cutting import silence
 
 Greg = Callable[..., Ran]
+PLAIN = Normalization(1.0, (0.0,), (1.0,))
 ASKED = ("--sensitivity", "--data", "digits")
 NETWORKS = """
 import time
@@ -162,6 +163,28 @@ def test_a_groups_share_of_the_macs_is_what_a_cut_saves(trained: Evaluation) -> 
         assert row["macs_share"] / 2 == pytest.approx(100 * (macs - half) / macs)
 
 
+class Joined(nn.Module):
+    """Two convolutions side by side, and one that reads both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c, self.fc = nn.Conv2d(1, 4, 3), nn.Conv2d(1, 12, 3), nn.Conv2d(16, 2, 1), nn.Linear(2, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.cat([self.a(x).relu(), self.b(x).relu()], 1)
+        return self.fc(self.c(both).relu().mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_of_a_layer_that_reads_two_groups_each_has_its_share() -> None:
+    model = Joined().eval()
+    wiring, groups = found_in(model, "a", "b", "c")
+    given = Evaluation(model, Part(torch.rand(9, 1, 8, 8), torch.arange(9)), PLAIN, torch.device("cpu"))
+    found = measure(given, wiring, groups, Reporter())["groups"]
+    a, b, c, fc = 36 * 9 * 4, 36 * 9 * 12, 36 * 16 * 2, 20
+    wanted = [a + c / 4, b + c * 3 / 4, c + fc]
+    assert [row["macs_share"] for row in found] == pytest.approx([100 * part / (a + b + c + fc) for part in wanted])
+
+
 def test_points_of_one_count_are_evaluated_once_and_progress_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +202,7 @@ def test_points_of_one_count_are_evaluated_once_and_progress_ends(
         def progress(self, read: Callable[[], Progress]) -> None:
             seen.append((read().iteration, read().total))
 
-    given = Evaluation(model, samples, Normalization(1.0, (0.0,), (1.0,)), torch.device("cpu"))
+    given = Evaluation(model, samples, PLAIN, torch.device("cpu"))
     found = measure(given, wiring, groups, Sees())
     assert [[point["kept"] for point in row["points"]] for row in found["groups"]] == [[1] * 4, [1] * 4]
     assert all(point["top1_drop"] == 0 and point["loss"] == found["loss"] for point in found["groups"][1]["points"])
@@ -201,7 +224,6 @@ def test_the_images_are_spread_and_read_once() -> None:
     assert torch.equal(batches[0][0][:, 0, 0, 0], torch.arange(0, 100, 10.0))
     assert reads == [0, *range(0, 100, 10)]
     assert chosen.at_once == Items.at_once
-    assert len(spread(chosen, 99)) == 10
 
 
 def test_images_beyond_the_memory_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
