@@ -8,42 +8,83 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.cost import Cost, layer_macs, owner
-from greg_compress.options import ModelOptions, Output, Selection
+from greg_compress.errors import RequestError
+from greg_compress.fit import fitting, normalization_of
+from greg_compress.options import ModelOptions, Output, Selection, SensitivityOptions
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan
 from greg_compress.selection.planned import written
 from greg_compress.selection.resolve import FOLLOWS, UNFOLLOWED, indexed_layers, stage_of
-from greg_compress.state.models import open_model
+from greg_compress.sensitivity import Evaluation, measure, spread
+from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
+from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
+from greg_compress.training.numerics import resolve_device
 from greg_compress.whole_files import written_whole
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
 
 
-def run(options: ModelOptions, selection: Selection | None, plan_output: Output | None, ui: Reporter) -> dict[str, Any]:
+def run(
+    options: ModelOptions,
+    selection: Selection | None,
+    plan_output: Output | None,
+    sensitivity: SensitivityOptions | None,
+    ui: Reporter,
+) -> dict[str, Any]:
     """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7).
 
-    The plan itself goes to `plan_output`, as a plan file.
+    The plan itself goes to `plan_output`, as a plan file. With data to measure on, `sensitivity` is what
+    :func:`.sensitivity.measure` returns.
     """
-    opened = open_model(options, ui)
+    data = sensitivity and load_data(sensitivity.data, sensitivity.download, sensitivity.workers)
+    opened = open_model(options, ui, data.input_shape if data else None)
+    data = data and _measurable(opened, data, options.model)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, selection) if selection else None
     left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
+    coupled = selection is not None and selection.coupled
     result = {
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
-        "layers": _layers(opened.model, wiring, left, plan, selection is not None and selection.coupled),
+        "layers": _layers(opened.model, wiring, left, plan, coupled),
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if plan is None or left is None else _effect(whole, cost_of(left, wiring), plan),
+        "sensitivity": _sensitivity(opened, wiring, data, sensitivity, coupled, ui) if data and sensitivity else None,
     }
     if plan is not None and plan_output is not None:
         with written_whole(plan_output.path, replace=plan_output.force) as path:
             path.write_text(written(plan, wiring))
     return result
+
+
+def _measurable(opened: Opened, data: Dataset, path: str) -> Dataset:
+    """The data as the network takes them.
+
+    Raises:
+        RequestError: they do not fit, or the network is untrained: what chance loses says nothing about a group, and
+            a table of it would look like an answer.
+    """
+    if opened.untrained:
+        raise RequestError(f"--sensitivity of {path} would mean nothing, since it is untrained; see greg train")
+    return fitting(opened, data)
+
+
+def _sensitivity(
+    opened: Opened, wiring: Wiring, data: Dataset, options: SensitivityOptions, coupled: bool, ui: Reporter
+) -> dict[str, Any]:
+    place = resolve_device(options.device)
+    groups = [group for group in wiring.groups if group.left_alone(coupled) is None]
+    count = min(options.samples, len(data.test))
+    ui.note(f"sensitivity of {len(groups)} groups on {count:,} of {len(data.test):,} test images")
+    samples = spread(data.test, count)
+    evaluation = Evaluation(opened.model.to(place), samples, normalization_of(opened.state), place)
+    return measure(evaluation, wiring, groups, ui)
 
 
 def _effect(whole: Cost, after: Cost, plan: Plan) -> dict[str, Any]:

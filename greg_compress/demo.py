@@ -49,7 +49,7 @@ def _chain(dense: Path, folder: Path, force: bool, ui: Reporter) -> dict[str, An
     selection = Selection(parse_ratios(RATIO))
 
     ui.note(f"analyze {dense}")
-    layers = analyze.run(ModelOptions(str(dense)), selection, None, ui)
+    layers = analyze.run(ModelOptions(str(dense)), selection, None, None, ui)
     ui.note("regularize")
     training = TrainingOptions(data, PRESETS[Preset.QUICK].lr, Decay.CONSTANT, BATCH_SIZE, warmup=0)
     regularize.run(ModelOptions(str(dense)), selection, PenaltyOptions(), training, Output(regularized, force), ui)

@@ -166,7 +166,6 @@ class TrainingOptions:
     """Processes that read images, where they are not held in memory; None for up to 4."""
 
     def __post_init__(self) -> None:
-        _require_between("workers", self.workers, -1, 1025)
         _require_between("lr", self.lr, 0, 1e6)
         _require_between("batch-size", self.batch_size, 0, MANY)
         _require_between("save-every", self.save_every, 0, MANY)
@@ -259,9 +258,27 @@ class ExportOptions:
             raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
 
 
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """What the sensitivity of each group is measured on."""
+
+    data: DataSpec
+    samples: int
+    """Test images at most."""
+    device: str
+    download: bool
+    workers: int | None
+
+    def __post_init__(self) -> None:
+        _require_between("samples", self.samples, 0, MANY)
+        require_device(self.device)
+
+
 WAYS = "--ratios, --plan, --target-macs and --target-params"
 DEFAULT_CAP = Decimal("0.9")
 MANY = 10**9
+SAMPLES = 2000
+"""Test images that show a sensitivity: a quarter of a point is 5 of them, and a point takes seconds."""
 OLDEST_OPSET = 18
 """The dynamo exporter's own; older ones need a conversion that it does not always manage."""
 

@@ -36,6 +36,8 @@ ALLOWED: dict[str, set[str]] = {
     "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.normalization", "sources.samples"},
     "deploy": {"errors", "wiring.skeleton"},
+    "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
+    | {"sources.normalization", "sources.samples", "training.evaluation"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
@@ -46,6 +48,7 @@ ALLOWED: dict[str, set[str]] = {
         stage: {
             *WORDS,
             "preview",
+            "sensitivity",
             "recording",
             "long_run",
             "fit",
@@ -138,6 +141,7 @@ def loads_torch(*words: str) -> bool:
         ("prune", "torchvision:resnet18", "--ratios", "1.0", "-o", "x.pt"),
         ("train", "--arch", "torchvision:resnet18", "--data", "mnist", "-o", "x.pt"),
         ("evaluate", "torchvision:resnet18", "--dta", "digits"),
+        ("analyze", "torchvision:resnet18", "--samples", "9"),
         ("export", "tests", "-o", "x.onnx"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
     ],

@@ -30,6 +30,9 @@ from greg_compress.sources.specs import (
 )
 from greg_compress.whole_files import require_file, require_free
 
+Model = Annotated[
+    str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
+]
 Arch = Annotated[
     str | None,
     Option(
@@ -56,7 +59,8 @@ Data = Annotated[
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Download = Annotated[bool, Option("--download", help="Fetch data or official weights that are not there.")]
 Workers = Annotated[
-    int | None, Option("--workers", help="Processes that read images from files.", show_default="up to 4")
+    int | None,
+    Option("--workers", min=0, max=1024, help="Processes that read images from files.", show_default="up to 4"),
 ]
 AllowPickle = Annotated[
     bool, Option("--allow-pickle", help="Open a whole pickled network, which runs whatever code it holds.")
@@ -67,9 +71,7 @@ Force = Annotated[bool, Option("--force", help="Replace an output that exists.")
 
 
 def model_options(
-    model: Annotated[
-        str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
-    ],
+    model: Model,
     arch: Arch = None,
     arch_arg: ArchArg = None,
     input_shape: InputShape = None,

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option, Typer
 
-from greg_compress.cli import arguments, selecting
+from greg_compress.cli import arguments, measuring, selecting
 from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
@@ -24,6 +24,7 @@ from greg_compress.options import (
     PenaltyOptions,
     Preset,
     Selection,
+    SensitivityOptions,
     TeacherOptions,
     TrainingOptions,
     require_device,
@@ -95,18 +96,19 @@ def train(
 @app.command()
 @grouped
 def analyze(
-    model: Model,
+    model: Annotated[ModelOptions, Use(measuring.analyzed_options)],
     selection: OptionalSelection,
     plan_output: Annotated[Output | None, Use(selecting.plan_output)],
+    sensitivity: Annotated[SensitivityOptions | None, Use(measuring.sensitivity)],
     json: Json = False,
 ) -> None:
-    """Show layers, groups, what is frozen and why, and what a selection would leave."""
+    """Show layers, groups, what is frozen and why, what a selection would leave, and how sensitive each group is."""
     if plan_output is not None and selection is None:
         raise RequestError(f"--plan-out has no plan to write; say what to prune with one of {WAYS}")
     with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
-        print_result(stage.run(model, selection, plan_output, ui))
+        print_result(stage.run(model, selection, plan_output, sensitivity, ui))
 
 
 @app.command()

@@ -53,8 +53,9 @@ def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
     """Zero the slices that read the removed units, in every layer of a dense network."""
     with torch.no_grad():
         for name, dim in wiring.trace.consumers:
-            gone = torch.isin(wiring.classes[name][dim], removed)
-            model.get_parameter(name).index_fill_(dim, gone.nonzero().flatten(), 0)
+            gone = torch.isin(wiring.classes[name][dim], removed).nonzero().flatten()
+            weight = model.get_parameter(name)
+            weight.index_fill_(dim, gone.to(weight.device), 0)
 
 
 class InDouble(TorchDispatchMode):
@@ -95,28 +96,32 @@ class Unseen(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def unseen(model: nn.Module, wiring: Wiring, removed: Tensor) -> Unseen:
+def unseen(model: nn.Module, wiring: Wiring, removed: Tensor) -> AbstractContextManager[Any]:
     """The mode under which a masked dense network normalises over channels as the sliced one does."""
     norms = [
         (name, module)
         for name, module in model.named_modules()
         if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and isinstance(module.weight, Tensor)
     ]
-    gone = {id(module.weight): torch.isin(wiring.classes[f"{name}.weight"][0], removed) for name, module in norms}
-    return Unseen({key: mask for key, mask in gone.items() if mask.any()})
+    gone = {
+        id(module.weight): torch.isin(wiring.classes[f"{name}.weight"][0], removed).to(module.weight.device)
+        for name, module in norms
+    }
+    losing = {key: channels for key, channels in gone.items() if channels.any()}
+    return Unseen(losing) if losing else nullcontext()
 
 
 def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[Tensor]:
     """What a copy in float64 returns; one copy at a time, since a large network takes much memory."""
     double = copy.deepcopy(model).to("cpu", torch.float64).eval()
-    channels: AbstractContextManager[Any] = nullcontext()
+    seen: AbstractContextManager[Any] = nullcontext()
     if removed is not None:
         mask(double, wiring, removed)
-        channels = unseen(double, wiring, removed)
+        seen = unseen(double, wiring, removed)
     random = torch.Generator().manual_seed(0)
     examples = [torch.rand((BATCH, *shape), generator=random).double() for shape in wiring.input_shapes]
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]), channels, InDouble():  # type: ignore[no-untyped-call]
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), seen, InDouble():  # type: ignore[no-untyped-call]
             return output_tensors(double(*examples))
     except GregError:
         raise
