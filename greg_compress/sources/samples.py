@@ -7,6 +7,7 @@ number of worker processes changes nothing.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -109,13 +110,19 @@ class Items:
     def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
         chosen = list(enumerate(self.indices[order].tolist()))
         chunks = [chosen[start : start + size] for start in range(first * size, len(chosen), size)]
+        reading = self._read(chunks, draw)
         try:
-            for found in self._read(chunks, draw):
+            for found in reading:
                 if isinstance(found, Unreadable):
                     raise InputError(str(found))
                 yield found
         except RuntimeError as error:
             raise GregError(f"reading images failed ({first_line(error)}); try fewer --workers") from error
+        finally:
+            # Left to its destructor, a loader whose workers a signal ended would print a traceback.
+            if shut_down := getattr(reading, "_shutdown_workers", None):
+                with contextlib.suppress(RuntimeError):
+                    shut_down()
 
     def _read(self, chunks: list[list[tuple[int, int]]], draw: Draw | None) -> Iterator[Any]:
         with warnings.catch_warnings():
