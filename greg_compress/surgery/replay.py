@@ -21,7 +21,7 @@ from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.labels import NONE, Labels, pairs
 from greg_compress.wiring.layout import Layout, Layouts, thin, varies
 from greg_compress.wiring.record import Operation, Trace
-from greg_compress.wiring.skeleton import skeleton
+from greg_compress.wiring.skeleton import skeleton, uncollected
 from greg_compress.wiring.trace import run
 from greg_compress.wiring.tracer import Tracer
 
@@ -45,6 +45,7 @@ class Difference:
         return f"after a cut {self.operation} would no longer line up{broken}"
 
 
+@uncollected()
 def first_difference(model: nn.Module, wiring: Wiring, removed: Tensor) -> Difference | None:
     """Cut a copy of `model` without memory, run it on the labels that it kept, and compare.
 
@@ -90,9 +91,24 @@ class Left:
             self._known[id(dense)] = self._restricted(dense)
         return self._known[id(dense)]
 
+    def tensor(self, axes: tuple[Tensor, ...], dense: Layout) -> Layout:
+        """What is left of a parameter or buffer, of which whole indices go."""
+        left = Layout.of_tensor([labels[~self.gone[labels]] for labels in axes], dense.origin)
+        self._known[id(dense)] = left
+        return left
+
     def _restricted(self, dense: Layout) -> Layout | None:
+        if (vector := dense.vector()) is not None:
+            dim, labels = vector
+            kept = labels[~self.gone[labels]]
+            if kept.numel() == labels.numel():
+                return dense
+            shape = [kept.numel() if at == dim else size for at, size in enumerate(dense.shape)]
+            left = Layout.spread(kept, shape, dim)
+            left.origin = dense.origin
+            return left
         planes = dense.planes
-        if not any(bool(self.gone[thin(plane)[0]].any()) for plane in planes):
+        if not self._loses(planes):
             return dense
         for dim in range(planes[0].dim()):
             for plane in planes:
@@ -101,9 +117,10 @@ class Left:
                     kept = (~everywhere).nonzero().flatten()
                     planes = tuple(_chosen(each, dim, kept) for each in planes)
                     break
-        if any(bool(self.gone[thin(plane)[0]].any()) for plane in planes):
-            return None
-        return Layout(planes, dense.origin)
+        return None if self._loses(planes) else Layout(planes, dense.origin)
+
+    def _loses(self, planes: Sequence[Tensor]) -> bool:
+        return any(bool(self.gone[thin(plane)[0]].any()) for plane in planes)
 
 
 def _chosen(plane: Tensor, dim: int, kept: Tensor) -> Tensor:
@@ -137,9 +154,7 @@ class Replay(Tracer):
         self.difference: Difference | None = None
 
     def parameter(self, name: str) -> Layout:
-        left = self._left.of(self._dense.tensors[name])
-        assert left is not None  # whole indices of whole dimensions were cut
-        return left
+        return self._left.tensor(self._dense.axes[name], self._dense.tensors[name])
 
     def decide(self, from_shapes: Callable[[], int]) -> int:
         """A cut that leaves one channel must not change what shapes decided."""

@@ -16,10 +16,9 @@ from greg_compress.wiring.layout import thin, varies
 from greg_compress.wiring.record import Operation
 from greg_compress.wiring.skeleton import Shapes
 
-ROUNDS = 2
-SMALL, SHORT, MORE_ROUNDS = 8, 500, 6
+SMALL, SHORT, ROUNDS = 8, 500, 6
 """A group of few channels can satisfy by chance what others would not. Where the network has few operations, more
-rounds cost little; elsewhere the replay of the very plan has the last word."""
+rounds than one cost little; elsewhere the replay of the very plan has the last word."""
 FEW = 4
 """Of so many blamed groups, each is tried alone."""
 
@@ -76,7 +75,7 @@ def _kind(operation: Operation) -> tuple[str, str]:
 
 def _trial(model: nn.Module, wiring: Wiring) -> Failure | None:
     small = any(group.channels < SMALL for group in wiring.groups if not group.frozen)
-    for number in range(MORE_ROUNDS if small and len(wiring.trace.operations) < SHORT else ROUNDS):
+    for number in range(ROUNDS if small and len(wiring.trace.operations) < SHORT else 1):
         shares = _shares(wiring, number)
         removed = torch.cat([torch.empty(0, dtype=torch.int64), *shares.values()])
         if (difference := first_difference(model, wiring, removed)) is not None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from greg_compress.errors import TraceError
 from greg_compress.wiring.record import Axes, Layer, Trace, Unfollowed
-from greg_compress.wiring.skeleton import Shapes, skeleton
+from greg_compress.wiring.skeleton import Shapes, skeleton, uncollected
 from greg_compress.wiring.trace import trace
 
 
@@ -113,6 +113,7 @@ class Wiring:
         return group_units(replace(self.trace, labels=labels), self.input_shapes)
 
 
+@uncollected()
 def find_groups(model: nn.Module, input_shapes: Shapes) -> Wiring:
     """Trace `model` on labels and find its groups.
 

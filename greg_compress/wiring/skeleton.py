@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -42,6 +44,18 @@ def skeleton(model: nn.Module, device: str = "meta") -> nn.Module:
     except Exception as error:
         # A lock, a handle, a computed tensor: whatever an attribute of the user's refuses to be copied.
         raise TraceError(f"the network cannot be copied ({first_line(error)})") from error
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Keep the garbage collector from walking all of torch, again and again, while many small objects are made."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

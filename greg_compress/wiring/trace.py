@@ -15,14 +15,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from greg_compress.errors import TraceError
 from greg_compress.wiring import rules
 from greg_compress.wiring.labels import Labels
 from greg_compress.wiring.layout import Layout, thin
 from greg_compress.wiring.record import Trace
-from greg_compress.wiring.skeleton import Shapes, cannot_run, example_inputs, named_tensors, output_tensors
+from greg_compress.wiring.skeleton import (
+    Shapes,
+    cannot_run,
+    example_inputs,
+    named_tensors,
+    output_tensors,
+)
 from greg_compress.wiring.tracer import Tracer
+
+ACTIVATIONS = (
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.CELU, nn.SELU, nn.RReLU, nn.Threshold),
+    *(nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid, nn.Hardtanh, nn.modules.dropout._DropoutNd),
+)
 
 
 def trace(bones: nn.Module, input_shapes: Shapes) -> Trace:
@@ -80,6 +92,7 @@ def _labelled(bones: nn.Module) -> Trace:
 
 def run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer, training: bool) -> Any:
     """Run a skeleton in one mode under `tracer`, and return what it returns."""
+    _without_side_effects(bones)
     tracer.remember_tensors(bones)
     examples = example_inputs(bones, input_shapes)
     for example in examples:
@@ -91,6 +104,15 @@ def run(bones: nn.Module, input_shapes: Shapes, tracer: Tracer, training: bool) 
     bones.train(training)
     with _same_randomness(), torch.no_grad(), tracer.watching(bones), tracer:
         return torch.func.functionalize(call, remove="mutations_and_views")(dict(named_tensors(bones)), *examples)
+
+
+def _without_side_effects(bones: nn.Module) -> None:
+    """Let activations make new tensors, and nothing count batches: labels lie alike, and it takes half as long."""
+    for module in bones.modules():
+        if isinstance(module, ACTIVATIONS) and hasattr(module, "inplace"):
+            module.inplace = False
+        elif isinstance(module, _BatchNorm) and module.momentum is not None:
+            module.num_batches_tracked = None
 
 
 @contextmanager
