@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,12 +47,11 @@ def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> Form:
         removed: classes of the units that go (:meth:`Plan.removed_units`).
     """
     staying = survivors(wiring, removed)
-    tensors = dict(named_tensors(model))
     form = Form(
         {name: [index.numel() for index in indices] for name, indices in staying.items()},
         _groups_left(model, wiring, staying),
     )
-    _replace(model, {name: _sliced(tensors[name], staying[name]) for name in staying}, form.groups)
+    _replace(model, staying, lambda name, old: _sliced(old, staying[name]), form.groups)
     return form
 
 
@@ -86,8 +85,7 @@ def reshape(model: nn.Module, form: Form) -> None:
     for name, groups in form.groups.items():
         if not 0 < groups <= _convolution(model, name).groups:
             raise ValueError(f"{name} cannot have been cut to {groups} groups")
-    new = {name: tensors[name].detach().new_empty(tuple(shape)) for name, shape in form.shapes.items()}
-    _replace(model, new, form.groups)
+    _replace(model, form.shapes, lambda name, old: old.detach().new_empty(tuple(form.shapes[name])), form.groups)
 
 
 def _convolution(model: nn.Module, name: str) -> _ConvNd:
@@ -97,17 +95,25 @@ def _convolution(model: nn.Module, name: str) -> _ConvNd:
     return found
 
 
-def _replace(model: nn.Module, new: Mapping[str, Tensor], groups: Mapping[str, int]) -> None:
-    """Put `new` data in the place of tensors, keeping tied ones tied, and update their modules."""
-    made: dict[int, Tensor] = {}
+def _replace(
+    model: nn.Module, names: Container[str], make: Callable[[str, Tensor], Tensor], groups: Mapping[str, int]
+) -> None:
+    """Put new data in the place of the tensors `names`, keeping tied ones tied, and update their modules.
+
+    One by one, so that no more than one tensor stands twice in memory.
+    """
+    first: dict[int, str] = {}
+    leader = {name: first.setdefault(id(tensor), name) for name, tensor in named_tensors(model)}
+    made: dict[str, Tensor] = {}
     for path, module in model.named_modules():
         changed = False
         for store in (module._parameters, module._buffers):
             for key, old in store.items():
                 name = f"{path}.{key}" if path else key
-                if old is not None and name in new:
-                    made.setdefault(id(old), _like(old, new[name]))
-                    store[key] = made[id(old)]  # type: ignore[assignment]
+                if old is not None and name in names:
+                    if leader[name] not in made:
+                        made[leader[name]] = _like(old, make(name, old))
+                    store[key] = made[leader[name]]  # type: ignore[assignment]
                     changed = True
         if changed:
             for attribute, value in fitting_attributes(module, groups.get(path)).items():

@@ -80,7 +80,9 @@ def grow() -> None:
         model, shapes = build(name)
         operations = len(find_groups(model, shapes).trace.operations)
         taken = statistics.median(seconds(ours, model, shapes) for _ in range(ROUNDS))
-        print(f"{name}: {taken:.2f} s, {1e6 * taken / operations:.0f} us for each of {operations} operations", flush=True)
+        print(
+            f"{name}: {taken:.2f} s, {1e6 * taken / operations:.0f} us for each of {operations} operations", flush=True
+        )
 
 
 compare(tuple(sys.argv[1:]) or NAMES)
