@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from greg_compress import criteria
 from greg_compress.selection.plan import Plan
+from greg_compress.surgery import masking
 from greg_compress.surgery.cut import cut, reshape
 from greg_compress.surgery.effect import cost_after, cost_of
 from greg_compress.surgery.masking import masked_equals_sliced
@@ -28,7 +30,19 @@ from greg_compress.wiring.skeleton import output_tensors
 from tests.cutting import another, examples, random_plan, settle, silence, sliced
 from tests.poking import disagreement
 from tests.random_networks import BLOCKS, Block, Random
-from tests.zoo import INPUT, ZOO, Chain, GatedHalves, OptionA, Strided, WholeGroups, inputs_of
+from tests.zoo import (
+    INPUT,
+    ZOO,
+    Attending,
+    Chain,
+    GatedHalves,
+    GroupNormed,
+    LayerNormed,
+    OptionA,
+    Strided,
+    WholeGroups,
+    inputs_of,
+)
 
 IMAGE = (INPUT,)
 
@@ -197,6 +211,35 @@ def test_l1_and_the_cut_notice_a_filter_that_is_not_dead() -> None:
     with torch.no_grad():
         got, wanted = (each(*examples(IMAGE)) for each in (sliced(model, wiring, wrong), model))
     assert not torch.allclose(got, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize("net", [LayerNormed, GroupNormed])
+def test_the_check_of_a_norm_over_channels_needs_its_statistics(
+    net: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oracle's own test: with the removed channels in the means, or with another unit, masked is not sliced."""
+    model = settle(net())
+    wiring = prunable_wiring(model, IMAGE)
+    plan = random_plan(wiring, coupled=True)
+    removed, small = plan.removed_units(wiring), sliced(model, wiring, plan)
+    assert masked_equals_sliced(model, small, wiring, removed).passed
+    for name in plan.shares:
+        other = sliced(model, wiring, another(plan, name))
+        assert masked_equals_sliced(model, other, wiring, removed).max_rel_error > 1e-4
+    monkeypatch.setattr(masking, "unseen", lambda *_: nullcontext())
+    assert masked_equals_sliced(model, small, wiring, removed).max_rel_error > 1e-4
+
+
+def test_attention_keeps_its_heads_and_what_surrounds_them_goes() -> None:
+    model = settle(Attending())
+    wiring = prunable_wiring(model, IMAGE)
+    assert {group.name: (group.channels, bool(group.frozen)) for group in wiring.groups} == {
+        name: (channels, state == "frozen") for name, (channels, state) in Attending.groups.items()
+    }
+    assert "heads have a fixed shape" in str(wiring.groups[1].reason)
+    plan = random_plan(wiring)
+    small = sliced(model, wiring, plan)
+    assert masked_equals_sliced(model, small, wiring, plan.removed_units(wiring)).passed
 
 
 def test_a_cut_that_runs_but_reads_wrong_channels_is_found() -> None:

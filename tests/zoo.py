@@ -619,11 +619,98 @@ class Fixed(nn.Module):
         return self.fc((x + torch.zeros_like(x)).mean((2, 3)))
 
 
+class LayerNormed(nn.Module):
+    """A block of ConvNeXt: LayerNorms over channels, a depthwise convolution, a hidden layer and a scaled shortcut."""
+
+    groups = {"stem": (6, COUPLED), "up": (9, FREE), "fc": (4, FROZEN)}
+    params, macs = (403, 338), (20760, 16920)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.deep = conv(3, 6), conv(6, 6, groups=6)
+        self.first, self.last = nn.LayerNorm(6), nn.LayerNorm(6, bias=False)
+        self.up, self.down, self.scale = nn.Linear(6, 9), nn.Linear(9, 6), nn.Parameter(torch.rand(6, 1, 1) + 0.5)
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.first(self.deep(x).permute(0, 2, 3, 1))
+        x = x + self.scale * self.down(F.gelu(self.up(y))).permute(0, 3, 1, 2)
+        return self.fc(self.last(x.mean((2, 3))))
+
+
+class GroupNormed(nn.Module):
+    """GroupNorm loses whole groups of channels; with a single group it is a norm over all of them."""
+
+    groups = {"a": (4, FREE), "b": (6, FREE), "fc": (4, FROZEN)}
+    params, macs = (718, 253), (41496, 13836)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 8), conv(8, 6), nn.Linear(6, 4)
+        self.four, self.one = nn.GroupNorm(4, 8), nn.GroupNorm(1, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.four(self.a(x)))
+        return self.fc(F.relu(self.one(self.b(x))).mean((2, 3)))
+
+
+class Shuffled(nn.Module):
+    """A channel shuffle: what is left must be a product of two again."""
+
+    groups = {"a": (4, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (613, 198), (36884, 11528)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.fc = conv(3, 8), conv(8, 5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        x = x.view(x.shape[0], 2, x.shape[1] // 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        return self.fc(F.relu(self.b(x)).mean((2, 3)))
+
+
+class Tokens(nn.Module):
+    """A class token joins the patches, and an embedding of positions: all of them are one stream."""
+
+    groups = {"patch": (6, COUPLED), "up": (9, FREE), "fc": (4, FROZEN)}
+    params, macs = (481, 416), (1716, 1416)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.up, self.down = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 9), nn.Linear(9, 6)
+        self.token, self.positions = nn.Parameter(torch.rand(1, 1, 6)), nn.Parameter(torch.rand(1, 5, 6))
+        self.fc = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], dim=1) + self.positions
+        return self.fc((x + self.down(F.gelu(self.up(x))))[:, 0])
+
+
+class Attending(nn.Module):
+    """Attention: queries, keys and values keep the shape of their heads; what feeds and follows them may go."""
+
+    groups = {"patch": (6, FREE), "qkv": (18, FROZEN), "up": (9, FREE), "fc": (4, FROZEN)}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.qkv = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 18)
+        self.up, self.fc = nn.Linear(6, 9), nn.Linear(9, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(x).view(x.shape[0], -1, 3, 2, 3).permute(2, 0, 3, 1, 4)
+        x = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2)
+        return self.fc(F.relu(self.up(x)).mean(1))
+
+
 ZOO: list[type[nn.Module]] = [
     *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, WholeGroups, Depthwise, Gated, GatedHalves),
     *(Strided, Rolled, Mixed, OneChannel, PerChannel, TrainOnly, Padded, Shared, Chunked, FixedHalves, Written),
     *(Upward, OneDimension, ThreeDimensions, TwoInputs, TwoOutputs, NamedOutputs, Functional, Deciding, Fixed),
-    *(StackSum, HalfSum, FirstFour, Instances, Casting, Numbers),
+    *(StackSum, HalfSum, FirstFour, Instances, Casting, Numbers, LayerNormed, GroupNormed, Shuffled, Tokens),
 ]
 
 

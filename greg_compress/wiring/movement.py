@@ -75,6 +75,8 @@ def _moved(call: Call, layouts: Layouts, index: int) -> list[Tensor]:
     if call.func.overloadpacket is aten.cat:
         return [_joined(planes, call.args[1] if len(call.args) > 1 else 0, call.made[0].shape)]
     run = VIEWS.get(call.func.overloadpacket, call.func)
+    if run is aten.reshape:
+        return [_reshaped(planes[0], call.made[0].shape)]
     coming = iter(planes)  # in the order in which the call reads them
 
     def plane(leaf: Any) -> Any:
@@ -98,6 +100,21 @@ def _tokens(call: Call, layouts: Layouts) -> Layouts | None:
         call.tracer.result.labels.unite(vectors[0][1], vector[1], couples=True)
     labels = torch.stack([vector[1] for vector in vectors if vector]).amax(dim=0)
     return [Layout.spread(labels, call.made[0].shape, along)]
+
+
+def _reshaped(plane: Tensor, shape: torch.Size) -> Tensor:
+    """Reshape, with one index of the outer and inner dimensions that stay and along which the plane does not vary.
+
+    Merging labels with what does not vary copies them; without this, once for every position.
+    """
+    sizes = list(shape)
+    for dims in (range(len(shape)), range(-1, -len(shape) - 1, -1)):
+        for dim in dims:
+            if not -plane.dim() <= dim < plane.dim() or plane.shape[dim] != sizes[dim]:
+                break
+            if sizes[dim] and not varies(plane, dim):
+                plane, sizes[dim] = plane.narrow(dim, 0, 1), 1
+    return plane.reshape(sizes).expand(shape)
 
 
 def _joined(planes: list[Tensor], dim: int, shape: torch.Size) -> Tensor:

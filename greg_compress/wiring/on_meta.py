@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 aten = torch.ops.aten
+WIDE = (torch.float32, torch.float64)
+"""In less, norms keep their statistics in float32."""
 
 
 def made_on_meta(func: Any, args: Any, kwargs: Any) -> Any:
@@ -35,22 +37,28 @@ def _binary(tensor: Tensor, other: Any, *_: Any) -> Tensor | None:
     return torch.empty_like(tensor) if plain and tensor.is_floating_point() else None
 
 
-def _norm_fits(channels: int, *vectors: Tensor | None) -> bool:
-    return all(vector is None or (vector.dim() == 1 and vector.shape[0] == channels) for vector in vectors)
+def _norm_fits(tensor: Tensor, channels: int, *vectors: Tensor | None) -> bool:
+    return tensor.dtype in WIDE and all(
+        vector is None or (vector.shape == (channels,) and vector.dtype == tensor.dtype) for vector in vectors
+    )
 
 
 def _batch_norm(tensor: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-    if tensor.dim() < 2 or not tensor.is_floating_point() or not _norm_fits(tensor.shape[1], *rest[:4]):
+    mean, variance, training = rest[2:5]
+    if tensor.dim() < 2 or (mean is None) != (variance is None) or not (training or mean is not None):
         return None
-    saved = tensor.new_empty((tensor.shape[1] if rest[4] else 0,))
+    single = tensor.numel() <= tensor.shape[1]
+    if single or not tensor.is_contiguous() or not _norm_fits(tensor, tensor.shape[1], *rest[:4]):
+        return None
+    saved = tensor.new_empty((tensor.shape[1],))
     return torch.empty_like(tensor), saved, torch.empty_like(saved)
 
 
 def _layer_norm(
     tensor: Tensor, shape: list[int], weight: Tensor | None, bias: Tensor | None, _: float
 ) -> tuple[Tensor, ...] | None:
-    plain = tensor.is_floating_point() and len(shape) == 1 and tensor.shape[-1] == shape[0] and tensor.is_contiguous()
-    if not plain or not _norm_fits(shape[0], weight, bias):
+    plain = len(shape) == 1 and tensor.shape[-1] == shape[0] and tensor.is_contiguous()
+    if not plain or not _norm_fits(tensor, shape[0], weight, bias):
         return None
     saved = tensor.new_empty((*tensor.shape[:-1], 1))
     return torch.empty_like(tensor), saved, torch.empty_like(saved)
@@ -76,7 +84,7 @@ def _mean(tensor: Tensor, dims: list[int] | None = None, keep: bool = False) -> 
 
 def _addmm(bias: Tensor, tensor: Tensor, weight: Tensor) -> Tensor | None:
     fits = tensor.dim() == weight.dim() == 2 and tensor.shape[1] == weight.shape[0] and tensor.dtype == weight.dtype
-    if not fits or bias.shape != weight.shape[1:]:
+    if not fits or bias.shape != weight.shape[1:] or bias.dtype != tensor.dtype:
         return None
     return tensor.new_empty((tensor.shape[0], weight.shape[1]))
 
