@@ -96,7 +96,8 @@ def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
     """What to skip, when trial cuts held and this very plan does not."""
     groups = {group.name: group.units for group in wiring.groups}
     passing = [name for name in plan.shares if bool(torch.isin(groups[name], difference.units).any())]
-    return "".join(f"--skip {name.partition('#')[0]} " for name in dict.fromkeys(passing)) + "avoids it"
+    names = " and ".join(dict.fromkeys(name.partition("#")[0] for name in passing))
+    return f"it would do without {names} (see --skip)" if names else "please report this network"
 
 
 def _counts(plan: Plan, groups: Sequence[Group]) -> str:

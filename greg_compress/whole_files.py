@@ -134,7 +134,8 @@ def require_file(path: Path) -> None:
         if path.is_dir():
             raise InputError(f"{path} is a directory, not a state file")
         if not path.exists():
-            hint = "" if path.suffix else f"; an architecture is torchvision:{path.name} or FILE.py:CALLABLE"
+            specs = f"torchvision:{path.name}, timm:{path.name} or FILE.py:CALLABLE"
+            hint = "" if path.suffix else f"; an architecture is {specs}"
             raise InputError(f"{path} does not exist{hint}")
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror})") from error

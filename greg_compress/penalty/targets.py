@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 
 from greg_compress.options import Penalize
 from greg_compress.selection.plan import Plan
@@ -15,6 +15,10 @@ from greg_compress.wiring.groups import Wiring, filter_sizes, unit_rows
 
 SMALLEST = 1e-12
 """The picked filters' mean magnitude is clamped to this, so that a ratio stays a number."""
+
+
+NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+"""Whose scale and shift belong to a unit."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Units:
         for name, parameter in model.named_parameters():
             owner, _, leaf = name.rpartition(".")
             is_filter = name in wiring.trace.layers
-            follows = leaf == "bias" or isinstance(modules[owner], _BatchNorm)
+            follows = leaf == "bias" or isinstance(modules[owner], NORMS)
             if is_filter or (penalize is Penalize.UNIT and follows):
                 self._rows.append((parameter, *(wiring.filters(name) if is_filter else (0, wiring.classes[name][0]))))
 
