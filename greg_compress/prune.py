@@ -42,7 +42,7 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     """
     opened = open_model(model, ui)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-    plan, differs = _plan(opened, wiring, selection, model.model)
+    plan, differs = _plan(opened, wiring, selection, model.model, ui)
     removed = plan.removed_units(wiring)
     show_plan(opened.model, wiring, plan, ui)
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
@@ -72,7 +72,9 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     return report
 
 
-def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str) -> tuple[Plan, int | None]:
+def _plan(
+    opened: Opened, wiring: Wiring, selection: Selection | None, path: str, ui: Reporter
+) -> tuple[Plan, int | None]:
     """The picks of a regularized state, or a fresh selection; and how many picks L1 would now change."""
     if opened.state.stage != "regularized":
         if selection is None:
@@ -89,6 +91,8 @@ def _plan(opened: Opened, wiring: Wiring, selection: Selection | None, path: str
                 f"{selection.text} keeps {_counts(wanted, differing)}, but {path} was regularized to keep"
                 f" {_counts(plan, differing)}; leave {selection.option} out"
             )
+        if any(share.removed not in (None, plan.shares[name].removed) for name, share in wanted.shares.items()):
+            ui.note(f"the picks of {path} count, not those of {selection.text}")
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
 
 

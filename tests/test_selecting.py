@@ -83,13 +83,18 @@ def test_any_layer_of_a_coupled_group_names_it() -> None:
         kept(model, "0.5", "short")
 
 
+def test_one_number_asks_for_coupled_groups_whole() -> None:
+    """The stem begins the only stream there is; alone it would be spared."""
+    assert kept(Residual(), "0.5") == {"stem": 3, "a1": 2, "b1": 2}
+    assert counts(Residual(), find_groups(Residual(), IMAGE), selection("0.5")).counts == {"a1": 2, "b1": 2}
+
+
 @pytest.mark.parametrize(
     ("model", "text", "said"),
     [
         (Chain, "0.5", "no addition ties layers of this network"),
         (Gated, "0.5", "no addition ties layers of this network"),
-        (Residual, "0.5", "asks for no coupled group .*name one, like --ratios stem=0.5"),
-        (Residual, "a1=0.5", "asks for no coupled group"),
+        (Residual, "a1=0.5", "asks for no coupled group, like that of stem"),
     ],
 )
 def test_coupled_without_effect(model: type[nn.Module], text: str, said: str) -> None:
@@ -346,7 +351,7 @@ def test_what_cannot_be_reached_says_what_can() -> None:
     with pytest.raises(RequestError, match=r"can be left is \S+% with --skip, --align, --max-ratio; ask for that"):
         counts(model, wiring, selection(target_macs=Decimal("0.05"), **asked))
     model = Equal(8, 2)
-    with pytest.raises(RequestError, match=r"70%: the nearest that can be left are \S+% and 100%"):
+    with pytest.raises(RequestError, match=r"70%: the nearest found leave \S+% and 100%"):
         counts(model, find_groups(model, IMAGE), selection(target_macs=Decimal("0.7"), align=4))
     model = Projection()
     with pytest.raises(RequestError, match="ask for that, or add --coupled"):

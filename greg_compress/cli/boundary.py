@@ -35,6 +35,7 @@ class Boundary(TyperGroup):
         _open_streams()
         heard = Heard()
         code = _exit_code(lambda: super(Boundary, self).main(*args, **kwargs), heard)
+        heard.no_more()
         sys.exit(code)
 
 
@@ -60,6 +61,12 @@ class Heard:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._hear)
+
+    def no_more(self) -> None:
+        """What comes while Python shuts down ends it; nobody is there to catch what a handler raises."""
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_DFL)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         self.number = number

@@ -105,6 +105,8 @@ def analyze(
     """Show layers, groups, what is frozen and why, what a selection would leave, and how sensitive each group is."""
     if plan_output is not None and selection is None:
         raise RequestError(f"--plan-out has no plan to write; say what to prune with one of {WAYS}")
+    if plan_output is not None and plan_output.path.resolve() == Path(model.model).resolve():
+        raise RequestError(f"--plan-out {plan_output.path} is MODEL itself")
     with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 

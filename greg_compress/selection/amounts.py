@@ -6,18 +6,21 @@ from decimal import Decimal, InvalidOperation
 
 from greg_compress.errors import RequestError
 
+LEAST = Decimal("0.0001")
+"""Of a network: less is left of none."""
+
 
 def parse_target(option: str, text: str) -> Decimal:
     """What of the dense network is to be left, as a share of 1: from `50%` or `0.5`.
 
     Raises:
-        RequestError: no number, or not above 0 and below 100 %.
+        RequestError: no number, or not from 0.01 % to below 100 %.
     """
     share = _number(text.strip().removesuffix("%"))
     if share is not None and text.strip().endswith("%"):
         share = share / 100
-    if share is None or not 0 < share < 1:
-        raise RequestError(f"{option} {text[:40]}: write what is to be left, above 0 and below 100%, as 50% or 0.5")
+    if share is None or not LEAST <= share < 1:
+        raise RequestError(f"{option} {text[:40]}: write what is to be left, from 0.01% to below 100%, as 50% or 0.5")
     return share.normalize()
 
 

@@ -49,10 +49,9 @@ def _require_coupled(wiring: Wiring, asked: Sequence[Group]) -> None:
     if not (coupled := [group for group in wiring.groups if group.coupled and not group.frozen]):
         raise RequestError("--coupled would have no effect: no addition ties layers of this network")
     if not any(group.coupled for group in asked):
-        name = coupled[0].name
         raise RequestError(
-            "--coupled would have no effect: this selection asks for no coupled group (one number for all spares the"
-            f" first convolution's); name one, like --ratios {name}=0.5, or leave it out"
+            "--coupled would have no effect: this selection asks for no coupled group, like that of"
+            f" {coupled[0].name}; leave it out"
         )
 
 

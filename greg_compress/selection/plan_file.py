@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,14 +64,16 @@ def read_plan(path: str) -> PlanFile:
         raise InputError(f"{path} is damaged: its groups are no list")
     _refuse_surplus(data, {"format", "version", "groups"}, path, "it")
     found = tuple(_group(entry, number, path) for number, entry in enumerate(groups))
-    names = [group.name for group in found]
-    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
-        raise InputError(f"{path} is damaged: it names group {twice} twice")
+    for name, times in Counter(group.name for group in found).items():
+        if times > 1:
+            raise InputError(f"{path} is damaged: it names group {name} twice")
     return PlanFile(path, hashlib.sha256(content).hexdigest(), found)
 
 
 def _content(path: str) -> bytes:
     file = Path(path)
+    if not path:
+        raise InputError("--plan names no file")
     try:
         if not file.is_file():
             what = "is no ordinary file" if file.exists() else "does not exist"
@@ -120,13 +123,13 @@ def _group(entry: Any, number: int, path: str) -> PlannedGroup:
     if len(set(removed)) < len(removed):
         raise fault("removes a unit twice")
     if len(removed) != channels - kept:
-        raise fault(f"removes {len(removed)} of {channels} units, but keeps {kept}")
+        raise fault(f"removes {len(removed)} of {channels} units, but keeps {kept}; null instead leaves it to L1 norm")
     return PlannedGroup(name, channels, kept, tuple(sorted(removed)))
 
 
 def _refuse_surplus(entry: dict[str, Any], known: set[str], path: str, where: str) -> None:
     """A misspelt key would mean something else in silence."""
-    if surplus := next((key for key in entry if key not in known), None):
+    if (surplus := next((key for key in entry if key not in known), None)) is not None:
         raise InputError(
             f"{path} is damaged: {where} has a surplus {surplus[:40]!r}; known are {', '.join(sorted(known))}"
         )

@@ -67,9 +67,12 @@ def indexed_layers(wiring: Wiring) -> list[Layer | Unfollowed]:
 
 
 def _uniform(ratio: Decimal, wiring: Wiring) -> dict[str, Decimal]:
-    """One ratio for every group, except that of the first convolution (the paper, section 4.1)."""
-    first = next((layer for layer in wiring.ran if layer.convolves), None)
-    return {group.name: ratio for group in wiring.groups if first is None or first.weight not in group.sources}
+    """One ratio for every group, except that of the first convolution (the paper, section 4.1).
+
+    Coupled groups are asked for whole: in many a ResNet the first convolution begins the only stream there is.
+    """
+    first = next((layer.weight for layer in wiring.ran if layer.convolves), None)
+    return {group.name: ratio for group in wiring.groups if group.coupled or first not in group.sources}
 
 
 def _entries(ratios: Ratios, wiring: Wiring) -> Iterator[Entry]:

@@ -118,7 +118,7 @@ def _nearest(tried: list[Candidate], target: Decimal) -> str:
     above = min((found.left for found in tried if found.left > target), default=1.0)
     if below is None:
         return f"the least that can be left is {percent(above)}"
-    return f"the nearest that can be left are {percent(below)} and {percent(above)}"
+    return f"the nearest found leave {percent(below)} and {percent(above)}"
 
 
 def _given(selection: Selection) -> str:
