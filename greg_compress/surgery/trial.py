@@ -18,7 +18,9 @@ from greg_compress.wiring.skeleton import Shapes
 
 SMALL, SHORT, ROUNDS = 8, 500, 6
 """A group of few channels can satisfy by chance what others would not. Where the network has few operations, more
-rounds than one cost little; elsewhere the replay of the very plan has the last word."""
+rounds cost little; elsewhere the replay of the very plan has the last word."""
+BITING = ("aten.slice", "aten.split", "aten.select", "aten.unbind", "aten.roll", "aten.flip", "aten.constant_pad")
+"""What takes or moves some indices of a tensor: another share of the channels may meet it otherwise."""
 FEW = 4
 """Of so many blamed groups, each is tried alone."""
 
@@ -74,13 +76,20 @@ def _kind(operation: Operation) -> tuple[str, str]:
 
 
 def _trial(model: nn.Module, wiring: Wiring) -> Failure | None:
-    small = any(group.channels < SMALL for group in wiring.groups if not group.frozen)
-    for number in range(ROUNDS if small and len(wiring.trace.operations) < SHORT else 1):
+    for number in range(_rounds(wiring)):
         shares = _shares(wiring, number)
         removed = torch.cat([torch.empty(0, dtype=torch.int64), *shares.values()])
         if (difference := first_difference(model, wiring, removed)) is not None:
             return Failure(number, shares, difference)
     return None
+
+
+def _rounds(wiring: Wiring) -> int:
+    operations = wiring.trace.operations
+    if len(operations) < SHORT and any(group.channels < SMALL for group in wiring.groups if not group.frozen):
+        return ROUNDS
+    bites = any(each.name.startswith(BITING) and any(each.reads) and not each.idle for each in operations)
+    return 2 if bites else 1
 
 
 def _shares(wiring: Wiring, number: int) -> dict[str, Tensor]:
