@@ -19,7 +19,7 @@ from greg_compress.surgery.cut import cut
 from greg_compress.wiring import rules
 from greg_compress.wiring.groups import Wiring
 from greg_compress.wiring.labels import NONE, Labels, pairs
-from greg_compress.wiring.layout import Layout, Layouts, thin, varies
+from greg_compress.wiring.layout import Layout, Layouts, lying, thin, varies
 from greg_compress.wiring.record import Operation, Trace
 from greg_compress.wiring.skeleton import skeleton, uncollected
 from greg_compress.wiring.trace import run
@@ -125,14 +125,10 @@ class Left:
 
 def _chosen(plane: Tensor, dim: int, kept: Tensor) -> Tensor:
     """The indices `kept` of one dimension, with strides of 0 left as they are."""
+    (small,) = thin(plane)
     if varies(plane, dim):
-        small = plane
-        for other in range(plane.dim()):
-            if other != dim and plane.stride(other) == 0:
-                small = small.narrow(other, 0, 1)
-        size = [kept.numel() if at == dim else size for at, size in enumerate(plane.shape)]
-        return small.index_select(dim, kept).expand(size)
-    return plane.narrow(dim, 0, 1).expand([kept.numel() if at == dim else size for at, size in enumerate(plane.shape)])
+        small = small.index_select(dim, kept)
+    return small.expand([kept.numel() if at == dim else size for at, size in enumerate(plane.shape)])
 
 
 class Replay(Tracer):
@@ -274,17 +270,17 @@ def _lies_alike(planes: tuple[Tensor, ...], index: int, found: Tensor, gone: Ten
     dense = planes[index]
     if dense.dim() != found.dim():
         return False
-    lying = [dim for dim in range(dense.dim()) if varies(dense, dim)]
-    if not lying and bool((thin(dense)[0] == NONE).all() and (thin(found)[0] == NONE).all()):
+    dims = lying(dense)
+    if not dims and bool((thin(dense)[0] == NONE).all() and (thin(found)[0] == NONE).all()):
         return True
-    for dim in sorted(set(range(dense.dim())) - set(lying)):
+    for dim in sorted(set(range(dense.dim())) - set(dims)):
         shrinks = any(varies(plane, dim) for plane in planes)
         if varies(found, dim) or (dense.shape[dim] != found.shape[dim] and not shrinks):
             return False
         dense, found = (plane.narrow(dim, 0, min(1, plane.shape[dim])) for plane in (dense, found))
     # What is left must be a product: whole indices go, or none.
-    dense = _without(dense, gone[dense] | (dense == NONE), lying)
-    found = _without(found, found == NONE, lying)
+    dense = _without(dense, gone[dense] | (dense == NONE), dims)
+    found = _without(found, found == NONE, dims)
     return not bool(gone[dense].any()) and torch.equal(dense, found)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.wiring.groups import Group, Wiring, find_groups
-from greg_compress.wiring.layout import thin, varies
+from greg_compress.wiring.layout import lying, thin
 from greg_compress.wiring.record import Operation
 from greg_compress.wiring.skeleton import Shapes
 
@@ -184,6 +184,5 @@ def _pieces(operation: Operation) -> Iterator[tuple[Tensor, Tensor]]:
         if other.shape == made[0].shape:
             yield thin(made[0], other)  # type: ignore[misc]
     if len(made) == 1:
-        lying = [dim for dim in range(made[0].dim()) if varies(made[0], dim)]
-        for dim in lying[:-1]:
+        for dim in lying(made[0])[:-1]:
             yield thin(made[0], made[0].narrow(dim, 0, 1).expand(made[0].shape))  # type: ignore[misc]

@@ -52,9 +52,9 @@ class Layout:
     def vector(self) -> tuple[int, Tensor] | None:
         """The only dimension along which an activation's labels lie, and those labels; None when there is no one."""
         if self._vector is None and len(self.planes) == 1:
-            lying = [dim for dim in range(self.planes[0].dim()) if varies(self.planes[0], dim)]
-            if len(lying) == 1:
-                self._vector = lying[0], _select(self.planes[0], lying[0])
+            dims = lying(self.planes[0])
+            if len(dims) == 1:
+                self._vector = dims[0], _select(self.planes[0], dims[0])
         return self._vector
 
     def along(self, dim: int) -> Tensor | None:
@@ -70,16 +70,13 @@ Layouts = list[Layout | None]
 
 def compact(plane: Tensor) -> Tensor:
     """Return the same plane with stride 0 in every dimension along which it does not vary."""
-    shape, strides = plane.shape, plane.stride()
-    lying = [dim for dim, stride in enumerate(strides) if stride != 0 and shape[dim] > 1]
-    if not lying:
+    shape = plane.shape
+    candidates = lying(plane)
+    if not candidates:
         return plane
-    small = plane
-    for dim, size in enumerate(shape):
-        if size > 1 and strides[dim] == 0:
-            small = small.narrow(dim, 0, 1)
+    (small,) = thin(plane)
     changed = False
-    for dim in lying:
+    for dim in candidates:
         # Most planes vary: two neighbours that differ tell so without a look at all the others.
         first = small.narrow(dim, 0, 1)
         if torch.equal(first, small.narrow(dim, 1, 1)) and bool((small == first).all()):
@@ -91,6 +88,11 @@ def compact(plane: Tensor) -> Tensor:
 def varies(plane: Tensor, dim: int) -> bool:
     """Whether labels of a compact plane differ along `dim`."""
     return plane.stride(dim) != 0 and plane.shape[dim] > 1
+
+
+def lying(plane: Tensor) -> list[int]:
+    """The dimensions along which labels of a compact plane differ."""
+    return [dim for dim in range(plane.dim()) if varies(plane, dim)]
 
 
 def thin(*planes: Tensor) -> tuple[Tensor, ...]:

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from greg_compress.wiring.call import Call
 from greg_compress.wiring.labels import NONE
-from greg_compress.wiring.layout import Layout, Layouts, compact, varies
+from greg_compress.wiring.layout import Layout, Layouts, compact, lying, varies
 
 aten = torch.ops.aten
 
@@ -54,10 +54,8 @@ def movement(call: Call) -> Layouts:
 
 def _as_activation(layout: Layout | None) -> Layout | None:
     """A parameter whose labels lie along one dimension only (a class token), as what meets it is laid out."""
-    lying = (
-        [plane for plane in layout.planes if any(varies(plane, dim) for dim in range(plane.dim()))] if layout else []
-    )
-    return Layout(lying) if len(lying) == 1 else layout
+    labelled = [plane for plane in layout.planes if lying(plane)] if layout else []
+    return Layout(labelled) if len(labelled) == 1 else layout
 
 
 def _moves_nothing(call: Call, at: int) -> bool:

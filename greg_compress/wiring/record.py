@@ -112,14 +112,11 @@ class Trace:
     modes: tuple[int, int] = (0, 0)
     """How many operations ran in eval and in train mode, one after the other."""
 
-    @property
-    def trains_alike(self) -> bool:
-        """Whether training does to labels what evaluation does (no auxiliary heads)."""
-        split = self.modes[0]
-        return _work(self.operations[:split]) == _work(self.operations[split:])
+    trains_alike: bool = False
+    """Whether training did to labels what evaluation did (no auxiliary heads); every replay asks."""
 
 
-def _work(operations: Sequence[Operation]) -> list[tuple[Any, ...]]:
+def work(operations: Sequence[Operation]) -> list[tuple[Any, ...]]:
     """What operations do besides what dropout and BatchNorm's statistics add in training."""
     return [
         (each.name, each.module, *(() if "batch_norm" in each.name else each.arguments), each.makes[0].shape)

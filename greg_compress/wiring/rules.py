@@ -18,7 +18,7 @@ from greg_compress.wiring.call import Call
 from greg_compress.wiring.constants import SHAPE_ONLY, freeze_beside_constants, note_constants
 from greg_compress.wiring.labels import NONE
 from greg_compress.wiring.layers import batch_norm, convolution, group_norm, layer_norm, matrix_product
-from greg_compress.wiring.layout import Layout, Layouts, thin, varies
+from greg_compress.wiring.layout import Layout, Layouts, lying, thin, varies
 from greg_compress.wiring.movement import MOVEMENT, VIEWS, movement, padding
 
 if TYPE_CHECKING:
@@ -120,14 +120,14 @@ def _operand(call: Call, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     planes = layout.planes
 
     def choose() -> int:
-        lying = [at for at, plane in enumerate(planes) if any(varies(plane, dim) for dim in range(plane.dim()))]
-        if len(lying) < 2:
-            return lying[0] if lying else 0
+        labelled = [at for at, plane in enumerate(planes) if lying(plane)]
+        if len(labelled) < 2:
+            return labelled[0] if labelled else 0
         others = [other.plane for each in call.read if (other := call.tracer.layout(each)) and each is not tensor]
         known = [other.expand(shape) for other in others if other is not None]
         meeting = [
             at
-            for at in lying
+            for at in labelled
             if any(
                 varies(planes[at].expand(shape), dim) and varies(other, dim)
                 for other in known
@@ -140,7 +140,7 @@ def _operand(call: Call, tensor: Tensor, shape: torch.Size) -> Tensor | None:
     if chosen < 0:
         return None
     for at, plane in enumerate(planes):
-        if at != chosen and any(varies(plane, dim) for dim in range(plane.dim())):
+        if at != chosen and lying(plane):
             reason = f"{call.func} in {call.tracer.where} lines it up with positions"
             call.tracer.result.labels.freeze(plane, reason)
     return planes[chosen] if planes[chosen].shape == shape else planes[chosen].expand(shape)
@@ -150,7 +150,7 @@ def _spreads(call: Call, plane: Tensor, operand: Tensor, others: list[Tensor]) -
     """Whether an operand's single channel is broadcast over a dimension that holds many."""
 
     def look() -> int:
-        if any(varies(plane, dim) for dim in range(plane.dim())):
+        if lying(plane):
             return False
         before = [1] * (plane.dim() - operand.dim()) + list(operand.shape)
         stretched = [dim for dim in range(plane.dim()) if before[dim] == 1 < plane.shape[dim]]
@@ -180,14 +180,14 @@ def reduction(call: Call) -> Layouts:
     dims = [dim % call.read[0].dim() for dim in ([dims] if isinstance(dims, int) else dims or ())]
     if plane is None or not dims:
         return call.opaque()
-    lying = [dim for dim in range(plane.dim()) if varies(plane, dim)]
-    if call.tracer.decide(lambda: bool(lying) and set(lying) <= set(dims)):
+    along = lying(plane)
+    if call.tracer.decide(lambda: bool(along) and set(along) <= set(dims)):
         return call.opaque()
     for dim in dims:
-        if dim in lying:
+        if dim in along:
             first = plane.narrow(dim, 0, 1).expand(plane.shape)
             call.tracer.result.labels.unite(*thin(plane, first), couples=True)
-    for dim in set(dims) - set(lying):
+    for dim in set(dims) - set(along):
         plane = plane.narrow(dim, 0, 1)
     return call.same(Layout((aten.amax(plane, dims, call.made[0].dim() == plane.dim()).expand(call.made[0].shape),)))
 

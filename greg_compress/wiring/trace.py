@@ -21,7 +21,7 @@ from greg_compress.errors import TraceError
 from greg_compress.wiring import rules
 from greg_compress.wiring.labels import Labels
 from greg_compress.wiring.layout import Layout, thin
-from greg_compress.wiring.record import Trace
+from greg_compress.wiring.record import Trace, work
 from greg_compress.wiring.skeleton import (
     Shapes,
     cannot_run,
@@ -67,6 +67,7 @@ def trace(bones: nn.Module, input_shapes: Shapes) -> Trace:
                     result.labels.freeze(plane, "it is the network's output")
                     result.leaving.append(thin(plane)[0].unique())
     result.modes = (ran[0], ran[1])
+    result.trains_alike = work(result.operations[: ran[0]]) == work(result.operations[ran[0] :])
     if result.trains_alike:
         del result.labels.unions[unions[0] :]  # the same once more
     bones.eval()
