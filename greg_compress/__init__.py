@@ -23,7 +23,7 @@ def load(path: str | PathLike[str], arch: str | None = None, allow_pickle: bool 
     Raises:
         greg_compress.errors.GregError: the file cannot be used; the message says why.
     """
-    from greg_compress.options import ModelOptions
+    from greg_compress.options.network import ModelOptions
     from greg_compress.sources.specs import parse_architecture
     from greg_compress.state.models import open_model
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from greg_compress.cost import Cost, layer_macs, owner
 from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
-from greg_compress.options import ModelOptions, Output, Selection, SensitivityOptions
+from greg_compress.options.measuring import SensitivityOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.selecting import Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan

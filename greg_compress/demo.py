@@ -9,17 +9,11 @@ from typing import Any
 
 from greg_compress import analyze, evaluate, export, finetune, prune, regularize
 from greg_compress.errors import Interrupted
-from greg_compress.options import (
-    Decay,
-    ExportOptions,
-    ModelOptions,
-    Output,
-    PenaltyOptions,
-    Preset,
-    Selection,
-    TeacherOptions,
-    TrainingOptions,
-)
+from greg_compress.options.measuring import ExportOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.penalty import PenaltyOptions, Preset
+from greg_compress.options.selecting import Selection
+from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.reporting import Reporter
 from greg_compress.selection.ratios import parse_ratios

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from greg_compress.fit import fitting, normalization_of
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.specs import DataSpec

@@ -8,7 +8,8 @@ from typing import Any
 
 from greg_compress.deploy import latency, onnx_file
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.options import ExportOptions, ModelOptions, Output
+from greg_compress.options.measuring import ExportOptions
+from greg_compress.options.network import ModelOptions, Output
 from greg_compress.reporting import Reporter
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.surgery.effect import cost_of, reduction

@@ -8,7 +8,8 @@ from typing import Any
 from greg_compress import long_run
 from greg_compress.errors import InputError, RequestError
 from greg_compress.fit import fitting
-from greg_compress.options import ModelOptions, Output, TeacherOptions, TrainingOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.training import TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources import user_files

@@ -17,7 +17,8 @@ from torch import nn
 
 from greg_compress.errors import GregError, InputError, Interrupted, RequestError, input_fault
 from greg_compress.fit import fitting, normalization_of
-from greg_compress.options import ModelOptions, Output, TrainingOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.dataset import Dataset

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.options import WAYS, ModelOptions, Output, Selection
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter

@@ -8,7 +8,10 @@ from torch import nn
 
 from greg_compress import long_run
 from greg_compress.errors import InputError
-from greg_compress.options import Method, ModelOptions, Output, PenaltyOptions, Selection, TrainingOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.penalty import Method, PenaltyOptions
+from greg_compress.options.selecting import Selection
+from greg_compress.options.training import TrainingOptions
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, resolve_schedule

@@ -9,7 +9,8 @@ import torch
 
 from greg_compress import long_run
 from greg_compress.errors import InputError
-from greg_compress.options import ModelOptions, Output, TrainingOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.training import TrainingOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources.dataset import Dataset

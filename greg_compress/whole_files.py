@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from greg_compress.errors import GregError, InputError, RequestError
-from greg_compress.options import Output
+from greg_compress.options.network import Output
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.choose import choose
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.sources import models

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from greg_compress.options import Precision
+from greg_compress.options.training import Precision
 from greg_compress.training.objective import Distillation, cross_entropy
 from tests import program
 from tests.conftest import DIGITS, RESNET

@@ -16,7 +16,7 @@ from torch import nn
 
 import greg_compress
 from greg_compress.errors import InputError, RequestError
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.sources import models, timm_models
 from greg_compress.sources.models import build, default_input_shapes, rebuild
 from greg_compress.sources.specs import Architecture, parse_architecture

@@ -16,7 +16,7 @@ from torch import nn
 
 import greg_compress
 from greg_compress.errors import InputError, RequestError
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.sources.models import rebuild
 from greg_compress.sources.specs import PICKLE, Architecture, parse_architecture
 from greg_compress.sources.torchvision_models import preprocessing

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress.errors import RequestError
-from greg_compress.options import Method, Penalize, PenaltyOptions, Preset
+from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, Picking, resolve_schedule

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from greg_compress.errors import GregError, InputError, RequestError
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.choose import choose, counts
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.selection.plan_file import PlanFile, PlannedGroup, read_plan

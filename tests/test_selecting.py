@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from greg_compress.criteria import Scores, l1
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.options import Penalize, Scope, Selection
+from greg_compress.options.penalty import Penalize
+from greg_compress.options.selecting import Scope, Selection
 from greg_compress.penalty.targets import Units
 from greg_compress.recording import recorded
 from greg_compress.selection.choose import choose, counts

@@ -17,7 +17,7 @@ from torch import nn
 
 from greg_compress.cost import layer_macs
 from greg_compress.errors import CheckFailed, InputError, RequestError
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.choose import choose, counts
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.selection.ratios import parse_ratios, units_to_remove

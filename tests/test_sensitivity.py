@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from greg_compress import sensitivity
 from greg_compress.errors import GregError
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.reporting import Progress, Reporter
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.sensitivity import Evaluation, masked, measure, spread

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 import greg_compress
 from greg_compress.errors import GregError, InputError, RequestError
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.state import files
 from greg_compress.state.models import open_model
 from greg_compress.whole_files import written_whole

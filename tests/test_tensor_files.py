@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress.errors import GregError, InputError
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.sources.specs import parse_architecture
 from greg_compress.state import files
 from greg_compress.state.models import open_model

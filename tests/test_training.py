@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress.errors import GregError, RequestError
-from greg_compress.options import Decay, Penalize, Precision
+from greg_compress.options.penalty import Penalize
+from greg_compress.options.training import Decay, Precision
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Units

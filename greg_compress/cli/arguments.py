@@ -8,19 +8,10 @@ from typing import Annotated
 from typer import Argument, Option
 
 from greg_compress.errors import RequestError
-from greg_compress.options import (
-    Decay,
-    ExportOptions,
-    Method,
-    ModelOptions,
-    Output,
-    Penalize,
-    PenaltyOptions,
-    Precision,
-    Preset,
-    TeacherOptions,
-    TrainingOptions,
-)
+from greg_compress.options.measuring import ExportOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
+from greg_compress.options.training import Decay, Precision, TeacherOptions, TrainingOptions
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.sources.specs import (
     is_architecture,

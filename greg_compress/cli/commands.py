@@ -15,20 +15,12 @@ from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Wor
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
 from greg_compress.errors import RequestError
-from greg_compress.options import (
-    WAYS,
-    Decay,
-    ExportOptions,
-    ModelOptions,
-    Output,
-    PenaltyOptions,
-    Preset,
-    Selection,
-    SensitivityOptions,
-    TeacherOptions,
-    TrainingOptions,
-    require_device,
-)
+from greg_compress.options.limits import require_device
+from greg_compress.options.measuring import ExportOptions, SensitivityOptions
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.penalty import PenaltyOptions, Preset
+from greg_compress.options.selecting import WAYS, Selection
+from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
 from greg_compress.whole_files import claimed, require_free_folder

@@ -17,7 +17,8 @@ from greg_compress.cli.arguments import (
     model_options,
 )
 from greg_compress.errors import RequestError
-from greg_compress.options import SAMPLES, ModelOptions, SensitivityOptions
+from greg_compress.options.measuring import SAMPLES, SensitivityOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.sources.specs import parse_data
 
 MeasuredOn = Annotated[

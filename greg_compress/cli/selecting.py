@@ -9,7 +9,8 @@ from typer import Option
 
 from greg_compress.cli.arguments import Force, named_file
 from greg_compress.errors import RequestError
-from greg_compress.options import DEFAULT_CAP, Output, Scope, Selection, require_one
+from greg_compress.options.network import Output
+from greg_compress.options.selecting import DEFAULT_CAP, Scope, Selection, require_one
 from greg_compress.selection.amounts import parse_cap, parse_target
 from greg_compress.selection.plan_file import read_plan
 from greg_compress.selection.ratios import parse_ratios

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from greg_compress.options import Penalize, Preset
+from greg_compress.options.penalty import Penalize, Preset
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from greg_compress.errors import RequestError
-from greg_compress.options import Method, PenaltyOptions
+from greg_compress.options.penalty import Method, PenaltyOptions
 from greg_compress.penalty.presets import PRESETS
 
 T = TypeVar("T")

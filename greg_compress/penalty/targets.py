@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from greg_compress.options import Penalize
+from greg_compress.options.penalty import Penalize
 from greg_compress.selection.plan import Plan
 from greg_compress.wiring.groups import Wiring, filter_sizes, unit_rows
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from greg_compress.criteria import Scores
 from greg_compress.errors import CheckFailed
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.counts import resolve
 from greg_compress.selection.plan import Plan
 from greg_compress.wiring.groups import Wiring

@@ -10,7 +10,7 @@ from torch import nn
 
 from greg_compress.criteria import Scores, relative
 from greg_compress.errors import RequestError
-from greg_compress.options import Scope, Selection
+from greg_compress.options.selecting import Scope, Selection
 from greg_compress.selection.estimate import Estimate
 from greg_compress.selection.limits import Limits, limits_of
 from greg_compress.selection.plan import Plan, Share

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from greg_compress.errors import RequestError
-from greg_compress.options import Scope, Selection
+from greg_compress.options.selecting import Scope, Selection
 from greg_compress.selection.amounts import percent
 from greg_compress.selection.plan import Plan, Solution
 

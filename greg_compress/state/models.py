@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import InputError, RequestError, input_fault
-from greg_compress.options import ModelOptions
+from greg_compress.options.network import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources import models, user_files
 from greg_compress.sources.libraries import preprocessing

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.errors import GregError
-from greg_compress.options import Precision
+from greg_compress.options.training import Precision
 from greg_compress.reporting import Progress
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import logits, require_label

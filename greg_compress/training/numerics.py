@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from greg_compress.errors import RequestError
-from greg_compress.options import Precision
+from greg_compress.options.training import Precision
 
 
 def flush_denormals() -> None:

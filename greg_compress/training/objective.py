@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from greg_compress.options import Precision
+from greg_compress.options.training import Precision
 from greg_compress.training.evaluation import logits
 from greg_compress.training.numerics import autocast
 

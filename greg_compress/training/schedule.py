@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from greg_compress.options import Decay
+from greg_compress.options.training import Decay
 
 MILESTONES = (0.5, 0.75)
 """Shares of the run at which multistep divides the rate by 10 (He et al., 2016, section 4.2)."""

@@ -30,7 +30,7 @@ import torchvision
 from torch import nn
 
 from greg_compress.errors import GregError, first_line
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.choose import choose
 from greg_compress.selection.plan import Plan
 from greg_compress.selection.ratios import parse_ratios

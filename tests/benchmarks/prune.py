@@ -16,7 +16,7 @@ import torch_pruning  # type: ignore[import-not-found]
 import torchvision
 from torch import nn
 
-from greg_compress.options import Selection
+from greg_compress.options.selecting import Selection
 from greg_compress.selection.choose import choose
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.surgery.cut import cut

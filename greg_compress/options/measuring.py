@@ -1,0 +1,48 @@
+"""How a network is exported and timed, and its groups' sensitivity measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from greg_compress.errors import RequestError
+from greg_compress.options.limits import MANY, require_between, require_device
+from greg_compress.sources.specs import DataSpec
+
+SAMPLES = 2000
+"""Test images that show a sensitivity: a quarter of a point is 5 of them, and a point takes seconds."""
+OLDEST_OPSET = 18
+"""The dynamo exporter's own; older ones need a conversion that it does not always manage."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the network is exported, checked and timed."""
+
+    baseline: str | None = None
+    opset: int | None = None
+    threads: int = 1
+    runs: int = 200
+    tolerance: float = 1e-4
+
+    def __post_init__(self) -> None:
+        require_between("threads", self.threads, 0, 1025)
+        require_between("runs", self.runs, 0, 10**7)
+        require_between("tolerance", self.tolerance, 0, 1)
+        if self.opset is not None and not OLDEST_OPSET <= self.opset < 100:
+            raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
+
+
+@dataclass(frozen=True)
+class SensitivityOptions:
+    """What the sensitivity of each group is measured on."""
+
+    data: DataSpec
+    samples: int
+    """Test images at most."""
+    device: str
+    download: bool
+    workers: int | None
+
+    def __post_init__(self) -> None:
+        require_between("samples", self.samples, 0, MANY)
+        require_device(self.device)
