@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from greg_compress import long_run
 from greg_compress.errors import InputError, RequestError
 from greg_compress.fit import fitting
+from greg_compress.long_run import life
+from greg_compress.long_run.job import Job
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.training import TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
@@ -27,7 +28,7 @@ TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
 def run(
     model: ModelOptions, training: TrainingOptions, teacher: TeacherOptions, output: Output, ui: Reporter
 ) -> dict[str, Any]:
-    """Fine-tune a pruned network and write it to `output`; see :func:`long_run.run` for what is returned."""
+    """Fine-tune a pruned network and write it to `output`; see :func:`life.run` for what is returned."""
 
     def opened(data: Dataset) -> Opened:
         found = open_model(model, ui, data.input_shape)
@@ -40,7 +41,7 @@ def run(
     def objective(student: State, data: Dataset, settings: Settings) -> Objective:
         return _distillation(teacher, model, student, data, settings) if teacher.teacher else cross_entropy
 
-    job = long_run.Job(
+    job = Job(
         command="finetune",
         stage="finetuned",
         output=output,
@@ -50,7 +51,7 @@ def run(
         open=opened,
         objective=objective,
     )
-    return long_run.run(job, ui)
+    return life.run(job, ui)
 
 
 def _digest(path: str | None) -> str | None:

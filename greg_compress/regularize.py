@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress import long_run
 from greg_compress.errors import InputError
+from greg_compress.long_run import life
+from greg_compress.long_run.job import Job
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, PenaltyOptions
 from greg_compress.options.selecting import Selection
@@ -38,7 +39,7 @@ def run(
     """Regularize a network and write it to `output`.
 
     Returns:
-        what :func:`long_run.run` does, and `l1_differs`: how many of the picks L1 would not have made before the
+        what :func:`life.run` does, and `l1_differs`: how many of the picks L1 would not have made before the
         first iteration (0 for GReg-1, which picks by it; None for GReg-1 with the picks of a plan file).
     """
 
@@ -51,7 +52,7 @@ def run(
         chosen = by_l1(opened.model, wiring, plan) if options.method is Method.GREG_2 else plan
         opened.state.plan = chosen.to_json()
 
-    job = long_run.Job(
+    job = Job(
         command="regularize",
         stage="regularized",
         output=output,
@@ -64,7 +65,7 @@ def run(
         ),
         model=model,
     )
-    return long_run.run(job, ui)
+    return life.run(job, ui)
 
 
 def _opened(model: ModelOptions, likely: tuple[int, ...] | None, ui: Reporter) -> Opened:

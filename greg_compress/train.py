@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from greg_compress import long_run
 from greg_compress.errors import InputError
+from greg_compress.long_run import life
+from greg_compress.long_run.job import Job
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.training import TrainingOptions
 from greg_compress.recording import recorded
@@ -19,7 +20,7 @@ from greg_compress.state.models import Opened, fresh, open_model
 
 
 def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Reporter) -> dict[str, Any]:
-    """Train a network and write it to `output`; see :func:`long_run.run` for what is returned."""
+    """Train a network and write it to `output`; see :func:`life.run` for what is returned."""
 
     def opened(data: Dataset) -> Opened:
         if is_architecture(model.model):
@@ -32,7 +33,7 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
             raise InputError(f"{model.model} is {found.state.stage}; train takes a dense state, see greg finetune")
         return found
 
-    job = long_run.Job(
+    job = Job(
         command="train",
         stage="dense",
         output=output,
@@ -41,4 +42,4 @@ def run(model: ModelOptions, training: TrainingOptions, output: Output, ui: Repo
         model=model,
         open=opened,
     )
-    return long_run.run(job, ui)
+    return life.run(job, ui)

@@ -1,0 +1,50 @@
+"""What tells one training command from another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from greg_compress.options.network import ModelOptions, Output
+from greg_compress.options.training import TrainingOptions
+from greg_compress.sources.dataset import Dataset
+from greg_compress.state.format import State
+from greg_compress.state.models import Opened
+from greg_compress.training.loop import Regularizer, Settings
+from greg_compress.training.objective import Objective, cross_entropy
+
+
+class Phase(Protocol):
+    """A regularizer with the length of its run, and what it leaves behind."""
+
+    iterations: int
+
+    @property
+    def regularizer(self) -> Regularizer: ...
+
+    def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The plan for the finished state, and figures for the result."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What tells one training command from another."""
+
+    command: str
+    stage: str
+    """Of the result."""
+    output: Output
+    options: TrainingOptions
+    recorded: dict[str, Any]
+    """Everything on the command line that decides the result, as JSON values."""
+    model: ModelOptions
+    open: Callable[[Dataset], Opened]
+    """Open the network to start from; called unless the run is resumed."""
+    begin: Callable[[Opened], None] = lambda _: None
+    """What is decided once, about a network that fits the data; called unless the run is resumed."""
+    phase: Callable[[nn.Module, State, int], Phase] | None = None
+    """From network, state and steps per epoch: what regularizes the run."""
+    objective: Callable[[State, Dataset, Settings], Objective] = lambda *_: cross_entropy

@@ -1,0 +1,148 @@
+"""A run in progress: how it begins, and how it is saved."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from greg_compress.errors import GregError, input_fault
+from greg_compress.fit import fitting, normalization_of
+from greg_compress.long_run.job import Job, Phase
+from greg_compress.long_run.resume import percent_or_none, reopen
+from greg_compress.options.training import TrainingOptions
+from greg_compress.reporting import Reporter
+from greg_compress.sources.dataset import Dataset
+from greg_compress.sources.samples import Samples
+from greg_compress.state import files, history
+from greg_compress.state.models import Opened, weights_of
+from greg_compress.training import numerics
+from greg_compress.training.batches import Batches
+from greg_compress.training.evaluation import evaluate
+from greg_compress.training.loop import Loop, Settings
+from greg_compress.training.randomness import generator
+from greg_compress.training.schedule import Schedule
+
+
+@dataclass
+class Work:
+    """A run in progress: everything that goes into OUT.partial."""
+
+    job: Job
+    opened: Opened
+    data: Dataset
+    loop: Loop
+    phase: Phase | None
+    device: torch.device
+    before: float | None
+    seconds: float
+    """Spent in earlier parts of the run."""
+    started: float
+
+    def elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.started
+
+    def evaluate(self, check: Callable[[], None]) -> float:
+        normalization = normalization_of(self.opened.state)
+        return evaluate(self.opened.model, self.data.test, normalization, self.device, check).top1
+
+    def save_partial(self) -> None:
+        self.loop.require_finite()
+        weights = weights_of(self.opened.model)
+        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+            raise GregError(f"the weights are not finite after iteration {self.loop.iteration}; lower --lr")
+        state = self.opened.state
+        state.weights = weights
+        state.run = {
+            "command": self.job.command,
+            "options": self.job.recorded,
+            "loop": self.loop.state_dict(),
+            "top1_before": self.before,
+            "digest": self.opened.digest,
+            "clock": {"seconds": self.elapsed()},
+        }
+        files.save(state, self.job.output.partial, replace=True)
+        state.run = None
+
+    def finish(self, after: float) -> dict[str, Any]:
+        """Write OUT, drop OUT.partial and return the command's figures."""
+        state, job = self.opened.state, self.job
+        untrained = not state.history and job.command != "train"
+        log = self.loop.log
+        plan, figures = self.phase.conclude() if self.phase else (state.plan, {})
+        metrics = {
+            "top1_before": self.before,
+            "top1_after": after,
+            "val_top1": log[-1].get("val_top1") if log else None,
+            "iterations": self.loop.iteration,
+            **figures,
+        }
+        entry = history.entry(
+            job.command,
+            job.recorded,
+            {**metrics, "log": log},
+            model=job.recorded["model"],
+            digest=self.opened.digest,
+            untrained=untrained,
+            seconds=self.elapsed(),
+        )
+        weights = weights_of(self.opened.model)
+        result = replace(state, stage=job.stage, weights=weights, plan=plan, history=[*state.history, entry])
+        files.save(result, job.output.path, replace=job.output.force)
+        job.output.partial.unlink(missing_ok=True)
+        return {**metrics, "seconds": self.elapsed()}
+
+
+def begin_or_resume(job: Job, data: Dataset, ui: Reporter) -> Work:
+    """Begin, or pick up OUT.partial."""
+    resumed = job.output.resume and job.output.partial.exists()
+    opened, saved = reopen(job) if resumed else (job.open(data), None)
+    data = fitting(opened, data)
+    if not resumed:
+        job.begin(opened)
+    opened.state.data = data.name
+    device = numerics.resolve_device(job.options.device)
+    opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    opened.state.memory_format = "channels_last"
+    loop, phase = _loop(job, opened, data, device)
+    work = Work(job, opened, data, loop, phase, device, None, 0.0, time.monotonic())
+    if saved is not None:
+        with input_fault(f"{job.output.partial} is damaged; begin anew with --force"):
+            loop.load_state_dict(saved["loop"])
+            work.before, work.seconds = percent_or_none(saved["top1_before"]), float(saved["clock"]["seconds"])
+        ui.note(f"going on from iteration {loop.iteration} of {job.output.partial}")
+    return work
+
+
+def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> tuple[Loop, Phase | None]:
+    options = job.options
+    train, held_out = _split(data.train, options)
+    normalization = normalization_of(opened.state)
+    batches = Batches(train, normalization, options.batch_size, options.seed)
+    settings = Settings(
+        momentum=options.momentum,
+        weight_decay=options.weight_decay,
+        precision=numerics.resolve_precision(options.precision, device),
+        device=device,
+        seed=options.seed,
+    )
+    phase = job.phase(opened.model, opened.state, len(batches)) if job.phase else None
+    total = phase.iterations if phase else options.total(len(batches))
+    warmup = total // 20 if options.warmup is None else options.warmup
+    schedule = Schedule(options.lr, total, options.decay, warmup)
+    validate = (lambda: evaluate(opened.model, held_out, normalization, device).top1) if held_out else None
+    objective = job.objective(opened.state, data, settings)
+    regularizer = phase.regularizer if phase else None
+    return Loop(opened.model, batches, schedule, settings, regularizer, validate, objective), phase
+
+
+def _split(train: Samples, options: TrainingOptions) -> tuple[Samples, Samples | None]:
+    """Hold out a fraction of the training images, drawn by the seed."""
+    count = round(options.val_fraction * len(train))
+    if not 0 < count < len(train):
+        return train, None
+    order = torch.randperm(len(train), generator=generator(options.seed, "validation"))
+    return train.select(order[count:].sort().values), train.select(order[:count].sort().values)
