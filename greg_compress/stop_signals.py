@@ -6,10 +6,18 @@ import signal
 from types import FrameType
 
 from greg_compress.errors import Interrupted
+from greg_compress.training.world import LateMaximum, World
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag; a second signal does what it always did."""
+    """Turns SIGINT and SIGTERM into a flag that all processes share; a second signal does what it always did.
+
+    Of several processes torchrun tells each twice; there a second one changes nothing.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._alone = world.size == 1
+        self._heard = LateMaximum(world)
 
     def __enter__(self) -> StopSignals:
         self.number: int | None = None
@@ -17,8 +25,9 @@ class StopSignals:
         return self
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
-        self.number = number
-        self._restore()
+        self.number = self.number or number
+        if self._alone:
+            self._restore()
 
     def __exit__(self, *_: object) -> None:
         self._restore()
@@ -28,6 +37,6 @@ class StopSignals:
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise Interrupted when a signal was heard."""
-        if self.number is not None:
-            raise Interrupted(self.number)
+        """Raise Interrupted when a signal was heard, by all processes at the same step."""
+        if number := self._heard.of(self.number or 0):
+            raise Interrupted(number)

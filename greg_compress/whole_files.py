@@ -14,6 +14,7 @@ from pathlib import Path
 
 from greg_compress.errors import GregError, InputError, RequestError
 from greg_compress.options.network import Output
+from greg_compress.processes import place
 
 
 @contextmanager
@@ -62,12 +63,15 @@ def _publish(temporary: Path, target: Path, replace: bool) -> None:
 
 @contextmanager
 def claimed(output: Output) -> Iterator[None]:
-    """Hold an output against every other greg, by a locked file beside it.
+    """Hold an output against every other greg, by a locked file beside it; of several processes the first one does.
 
     Raises:
         RequestError: another one holds it.
         GregError: the folder is missing or not writable.
     """
+    if not place().first:
+        yield
+        return
     target = Path(os.path.realpath(output.path))
     lock = target.with_name(f".{target.name}.lock")
     descriptor = _locked(lock, output.path)

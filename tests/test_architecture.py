@@ -23,7 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "reporting": set(),
     "options": {"errors", *SELECTED, "sources.specs"},
-    "whole_files": {"errors", "options"},
+    "processes": {"errors"},
+    "ending": {"errors", "processes"},
+    "whole_files": {"errors", "options", "processes"},
     "recording": {*SELECTED, "sources.specs"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
@@ -39,10 +41,10 @@ ALLOWED: dict[str, set[str]] = {
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
-    "stop_signals": {"errors"},
+    "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
-    "long_run": {*WORDS, "fit", "stop_signals", "sources", "state", "training"},
-    "cli": {*WORDS, *STAGES, "demo", *SELECTED, "sources.specs", "penalty.presets"},
+    "long_run": {*WORDS, "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
+    "cli": {*WORDS, *STAGES, "demo", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
     "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs", "penalty.presets"},
     **{
         stage: {

@@ -22,12 +22,12 @@ from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Units
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.samples import Part, augment
+from greg_compress.sources.samples import Part, augment, windows
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
-from greg_compress.training.randomness import generator
+from greg_compress.training.randomness import generator, seed_of
 from greg_compress.training.schedule import Schedule
 
 CPU = torch.device("cpu")
@@ -127,9 +127,9 @@ def test_the_loop_equals_sgd_written_out() -> None:
     theirs = copy.deepcopy(ours)
     loop = make_loop(ours, total=7, penalised=False)
     list(loop)
-    torch.manual_seed(generator(0, "dropout").initial_seed())
-    optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=1, momentum=0.9, weight_decay=5e-4, fused=True)
     for step in range(7):
+        torch.manual_seed(seed_of(0, "dropout", step, 0))
         epoch, index = divmod(step, 5)
         images, labels = next(loop.batches.epoch(epoch, index))
         optimizer.param_groups[0]["lr"] = loop.schedule.at(step)
@@ -170,8 +170,10 @@ def test_a_label_without_a_logit_is_said() -> None:
         (lambda s: s.update(iteration=5.5), "iteration 5.5"),
         (lambda s: s.update(iteration=True), "iteration True"),
         (lambda s: s.update(iteration=9), "iteration 9 of 8"),
-        (lambda s: s["epoch"].update(seen=-5), "figures of the epoch"),
-        (lambda s: s["epoch"].update(loss=torch.zeros(3)), "figures of the epoch"),
+        (lambda s: s["epoch"].fill_(-5), "figures of the epoch"),
+        (lambda s: s.update(epoch=torch.zeros(3)), "figures of the epoch"),
+        (lambda s: s.update(epoch=torch.ones(1, 3, dtype=torch.int64)), "figures of the epoch"),
+        (lambda s: s.update(scaler={"scale": 1.0}), "another precision"),
         (lambda s: s["log"].append({"loss": "x"}), "other things than numbers"),
         (lambda s: s["regularizer"].update(updates=3), "3 updates in 4 iterations"),
         (lambda s: s["regularizer"].update(iteration=-7), "impossible counts"),
@@ -224,16 +226,39 @@ def test_schedules_stay_within_their_rate(total: int, warmup: int, decay: Decay)
 @given(st.integers(0, 3), st.booleans(), st.integers(0, 999))
 def test_augmented_images_are_shifted_or_mirrored_windows(padding: int, flips: bool, seed: int) -> None:
     images = torch.arange(1, 3 * 2 * 5 * 5 + 1, dtype=torch.uint8).view(3, 2, 5, 5)
-    found = augment(images, padding, flips, torch.Generator().manual_seed(seed))
+    random = torch.Generator().manual_seed(seed)
+    found = augment(images, padding, *windows(len(images), 5, 5, padding, flips, random))
     padded = F.pad(images, (padding,) * 4)
     for sample, result in zip(padded, found, strict=True):
-        windows = [
+        crops = [
             sample[:, top : top + 5, left : left + 5]
             for top in range(2 * padding + 1)
             for left in range(2 * padding + 1)
         ]
-        candidates = windows + [window.flip(2) for window in windows] * flips
+        candidates = crops + [crop.flip(2) for crop in crops] * flips
         assert any(torch.equal(result, window) for window in candidates)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 999), st.sampled_from([1, 3]), st.booleans())
+def test_fused_steps_equal_plain_ones_in_any_memory(seed: int, kernel: int, grouped: bool) -> None:
+    """torch's fused kernel walks through memory: weights, gradients and momentum have to lie alike."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Conv2d(3, 6, kernel), nn.Conv2d(6, 3, kernel, groups=3 if grouped else 1)).double()
+    plain = copy.deepcopy(model).to(memory_format=torch.contiguous_format)
+    model.to(memory_format=torch.channels_last)
+    optimizers = [
+        torch.optim.SGD(m.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01, fused=fused)
+        for m, fused in ((model, True), (plain, False))
+    ]
+    for _ in range(3):
+        images = torch.randn(2, 3, 7, 7, dtype=torch.float64)
+        for network, optimizer in zip((model, plain), optimizers, strict=True):
+            optimizer.zero_grad()
+            network(images).square().sum().backward()
+            optimizer.step()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-11, atol=1e-11, check_stride=False)
 
 
 def test_an_epoch_shows_every_image_at_most_once() -> None:

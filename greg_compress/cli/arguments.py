@@ -162,6 +162,12 @@ def training_options(
     ] = 500,
     download: Download = False,
     workers: Workers = None,
+    accumulate: Annotated[
+        int, Option("--accumulate", metavar="N", help="Make each step of N smaller pieces, where memory is short.")
+    ] = 1,
+    sync_bn: Annotated[
+        bool, Option("--sync-bn", help="Batch normalisation over the images of all processes (torchrun).")
+    ] = False,
     preset: PresetName = Preset.QUICK,
     default_epochs: float | None = None,
 ) -> TrainingOptions:
@@ -175,7 +181,7 @@ def training_options(
         chosen.batch_size if batch_size is None else batch_size,
         epochs, iterations, warmup, momentum,
         chosen.weight_decay if weight_decay is None else weight_decay,
-        precision, device, seed, val_fraction, save_every, download, workers,
+        precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn,
     )  # fmt: skip
 
 

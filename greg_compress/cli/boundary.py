@@ -16,12 +16,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from greg_compress.errors import GregError, is_out_of_memory
+from greg_compress.errors import GregError, Interrupted, first_line, is_out_of_memory
+from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
@@ -33,10 +34,51 @@ class Boundary(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False  # typer would print errors its own way
         _open_streams()
+        # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         heard = Heard()
-        code = _exit_code(lambda: super(Boundary, self).main(*args, **kwargs), heard)
+        outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard)
+        try:
+            here = place()
+        except GregError:
+            here = Place()  # which is what the outcome says
+        if not here.alone:
+            heard.nothing()
+            outcome = _together(here, outcome)
+        if here.first:
+            _say(outcome.text)
         heard.no_more()
-        sys.exit(code)
+        sys.exit(outcome.code)
+
+
+class Outcome(NamedTuple):
+    """How a command ended: exit code, what there is to say, and the error behind it."""
+
+    code: int
+    text: str = ""
+    error: BaseException | None = None
+
+
+def _together(here: Place, own: Outcome) -> Outcome:
+    """The end of several processes: as the first one says that has to say something."""
+    from greg_compress import ending
+
+    lost = isinstance(own.error, ending.Lost)
+    patience = ending.SEARCH if lost else 0.0
+    if not here.first and own.error is None:
+        patience = ending.LONGEST_SAVE
+    elif not here.first and isinstance(own.error, Interrupted):
+        patience = ending.SUSPECT
+    try:
+        met = ending.join(here)
+    except (RuntimeError, ValueError) as error:
+        return own if own.text else Outcome(1, f"the other processes cannot be reached ({first_line(error)})")
+    if lost:
+        met.suspect()
+    found = met.agreed(ending.End(own.code, own.text, here.rank), patience)
+    if here.first and own.code not in (0, found.code):
+        _say(own.text)
+    return Outcome(found.code, found.line())
 
 
 def _open_streams() -> None:
@@ -68,43 +110,46 @@ class Heard:
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, signal.SIG_DFL)
 
+    def nothing(self) -> None:
+        """Signals change nothing any more: how it ends is said already."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
         raise Signalled
 
 
-def _exit_code(run: Callable[[], Any], heard: Heard) -> int:
+def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
     try:
         code = run()
-    except GregError as error:
-        if heard.number is None:
-            return _say(str(error), error.exit_code)
-    except TyperException as error:
-        return _say(f"{error.format_message()} (see --help)", 2)
     except BaseException as error:  # a user's own file can raise anything
-        if heard.number is None:
-            return _unexpected(error)
-    else:
-        return code if isinstance(code, int) else 0
-    return _say("interrupted", 128 + heard.number)
+        if isinstance(error, TyperException):
+            return Outcome(2, f"{error.format_message()} (see --help)", error)
+        if heard.number is not None:
+            return Outcome(128 + heard.number, "interrupted", error)
+        if isinstance(error, GregError):
+            return Outcome(error.exit_code, str(error), error)
+        return Outcome(1, _unexpected(error), error)
+    return Outcome(code if isinstance(code, int) else 0)
 
 
-def _unexpected(error: BaseException) -> int:
+def _unexpected(error: BaseException) -> str:
     if isinstance(error, OSError):
         where = f"{error.filename}: " if error.filename else ""
-        return _say(f"{where}{error.strerror or error}", 1)
+        return f"{where}{error.strerror or error}"
     if is_out_of_memory(error):
-        return _say("out of memory; try a smaller --batch-size or network", 1)
+        return "out of memory; try a smaller --batch-size or network"
     if not isinstance(error, Exception):
-        return _say(f"stopped early by {type(error).__name__}: the output was closed, or a file of yours raised it", 1)
+        return f"stopped early by {type(error).__name__}: the output was closed, or a file of yours raised it"
     traceback.print_exception(error)
-    return _say(f"internal error, please report it with the lines above ({type(error).__name__})", 1)
+    return f"internal error, please report it with the lines above ({type(error).__name__})"
 
 
-def _say(text: str, code: int) -> int:
+def _say(text: str) -> None:
     line = " ".join(ANSI.sub("", text).split())
     line = line if len(line) < LONGEST_LINE else line[:LONGEST_LINE] + "..."
     line = "".join(letter if letter.isprintable() else "?" for letter in line)  # a file may name tensors as it likes
-    with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
-        print(f"greg: {line}", file=sys.stderr, flush=True)
-    return code
+    if line:
+        with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
+            print(f"greg: {line}", file=sys.stderr, flush=True)

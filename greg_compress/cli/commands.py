@@ -21,6 +21,7 @@ from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import PenaltyOptions, Preset
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
+from greg_compress.processes import place
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
 from greg_compress.whole_files import claimed, require_free_folder
@@ -40,13 +41,21 @@ Resumable = Annotated[Output, Use(arguments.resumable_output)]
 
 
 @contextmanager
-def _printed(as_json: bool, kind: str) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
-    """How a command prints its result and speaks while it works; loaded only now, so that --help is quick."""
+def _printed(
+    as_json: bool, kind: str, together: bool = False
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
+    """How a command prints its result and speaks while it works; loaded only now, so that --help is quick.
+
+    Of several processes the first one speaks, in the commands that run `together`.
+    """
+    here = place()
+    if not (together or here.alone):
+        raise RequestError("this command runs in one process; start it without torchrun")
     from greg_compress.cli import results
     from greg_compress.cli.terminal import Terminal
 
     with results.printed(as_json, getattr(results, kind)) as print_result:
-        yield print_result, Terminal()
+        yield (print_result, Terminal()) if here.first else (lambda _: None, Reporter())
 
 
 def _version(wanted: bool) -> None:
@@ -79,7 +88,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a dense network, from an architecture or a dense state."""
-    with claimed(output), _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import train as stage
 
         print_result(stage.run(model, training, output, ui))
@@ -125,7 +134,7 @@ def regularize(
     """Drive the units that lose to zero with a growing L2 penalty (GReg-1 or GReg-2)."""
     if selection is None:
         raise RequestError(f"say what to prune with one of {WAYS}")
-    with claimed(output), _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 
         print_result(stage.run(model, selection, penalty, training, output, ui))
@@ -159,7 +168,7 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Let a pruned network recover."""
-    with claimed(output), _printed(json, "training") as (print_result, ui):
+    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import finetune as stage
 
         print_result(stage.run(model, training, teacher, output, ui))

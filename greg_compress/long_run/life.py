@@ -5,14 +5,21 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import torch
+
+from greg_compress import ending, processes
 from greg_compress.errors import GregError, Interrupted
 from greg_compress.long_run.job import Job
+from greg_compress.long_run.meeting import meet
 from greg_compress.long_run.resume import finished_already
 from greg_compress.long_run.work import begin_or_resume
+from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
 from greg_compress.stop_signals import StopSignals
 from greg_compress.training import numerics
+from greg_compress.training.world import World
 
 
 def run(job: Job, ui: Reporter) -> dict[str, Any]:
@@ -26,9 +33,20 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
         ui.note(f"{job.output.path} is finished already")
         return done
     numerics.flush_denormals()
+    place = processes.place()
+    try:
+        world, device = meet(place, job.options.device)
+        return _lived(job, world, device, ui)
+    except RuntimeError as error:
+        if place.alone or not ending.broken(error):
+            raise
+        raise ending.Lost(_hint(job)) from error
+
+
+def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[str, Any]:
     # Until the first step there is nothing to save: a signal ends it at once.
-    work = begin_or_resume(job, load_data(job.options.data, job.options.download, job.options.workers), ui)
-    with StopSignals() as stop:
+    work = begin_or_resume(job, _data(job.options, world), world, device, ui)
+    with StopSignals(world) as stop:
         try:
             if work.before is None:
                 work.before = work.evaluate(stop.check)
@@ -41,10 +59,12 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
             ui.finish()
             after = work.evaluate(stop.check)
         except GregError as error:
-            if stop.number is not None:  # heard by us, or by a worker whose end we saw first
-                work.save_partial()
-                hint = f"repeat the command with --resume to go on from {job.output.partial}"
-                raise Interrupted(stop.number, hint) from error
+            if isinstance(error, Interrupted) or stop.number is not None:  # heard by us, or by a worker that it ended
+                if isinstance(error, Interrupted) or world.size == 1:
+                    work.save_partial()
+                number = error.number if isinstance(error, Interrupted) else stop.number
+                assert number is not None
+                raise Interrupted(number, _hint(job)) from error
             if type(error) is GregError and job.output.partial.exists():
                 raise GregError(f"{error}; {job.output.partial} holds the last good state") from error
             raise
@@ -56,3 +76,18 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
             with contextlib.suppress(GregError):
                 work.save_partial()  # OUT could not be written: the work is not lost
             raise
+
+
+def _data(options: TrainingOptions, world: World) -> Dataset:
+    """The first process fetches what is not there; the others wait for it."""
+    if world.rank:
+        world.of_first(None)
+    data = load_data(options.data, options.download and world.rank == 0, options.workers)
+    if not world.rank:
+        world.of_first(None)
+    return data
+
+
+def _hint(job: Job) -> str:
+    partial = job.output.partial
+    return f"repeat the command with --resume to go on from {partial}" if partial.exists() else "nothing was saved yet"

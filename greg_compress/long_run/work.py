@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from greg_compress.errors import GregError, input_fault
+from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.long_run.job import Job, Phase
 from greg_compress.long_run.resume import percent_or_none, reopen
 from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.dataset import Dataset
-from greg_compress.sources.samples import Samples
+from greg_compress.sources.samples import Samples, Share
 from greg_compress.state import files, history
 from greg_compress.state.models import Opened, weights_of
 from greg_compress.training import numerics
@@ -25,6 +25,7 @@ from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
+from greg_compress.training.world import World
 
 
 @dataclass
@@ -47,10 +48,28 @@ class Work:
 
     def evaluate(self, check: Callable[[], None]) -> float:
         normalization = normalization_of(self.opened.state)
-        return evaluate(self.opened.model, self.data.test, normalization, self.device, check).top1
+        return evaluate(self.opened.model, self.data.test, normalization, self.device, check, self.loop.world).top1
+
+    def go_on(self, saved: dict[str, Any], ui: Reporter) -> None:
+        """From where OUT.partial was saved."""
+        partial, size = self.job.output.partial, self.loop.world.size
+        with input_fault(f"{partial} is damaged; begin anew with --force"):
+            self.loop.load_state_dict(saved["loop"])
+            self.before, self.seconds = percent_or_none(saved["top1_before"]), float(saved["clock"]["seconds"])
+            before = int(saved["processes"])
+        ui.note(f"going on from iteration {self.loop.iteration} of {partial}")
+        if before != size:
+            ui.warn(
+                f"it was begun by {before} process{'es' * (before > 1)} and goes on with {size}: the result will not be"
+                " bit for bit that of an undisturbed run"
+            )
 
     def save_partial(self) -> None:
+        """Write OUT.partial; called by all processes, since each holds a part of the position."""
         self.loop.require_finite()
+        position = self.loop.state_dict()
+        if self.loop.world.rank:
+            return
         weights = weights_of(self.opened.model)
         if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
             raise GregError(f"the weights are not finite after iteration {self.loop.iteration}; lower --lr")
@@ -59,7 +78,8 @@ class Work:
         state.run = {
             "command": self.job.command,
             "options": self.job.recorded,
-            "loop": self.loop.state_dict(),
+            "loop": position,
+            "processes": self.loop.world.size,
             "top1_before": self.before,
             "digest": self.opened.digest,
             "clock": {"seconds": self.elapsed()},
@@ -80,10 +100,12 @@ class Work:
             "iterations": self.loop.iteration,
             **figures,
         }
+        if self.loop.world.rank:
+            return metrics
         entry = history.entry(
             job.command,
             job.recorded,
-            {**metrics, "log": log},
+            {**metrics, "log": log, "processes": self.loop.world.size},
             model=job.recorded["model"],
             digest=self.opened.digest,
             untrained=untrained,
@@ -96,47 +118,63 @@ class Work:
         return {**metrics, "seconds": self.elapsed()}
 
 
-def begin_or_resume(job: Job, data: Dataset, ui: Reporter) -> Work:
+def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device, ui: Reporter) -> Work:
     """Begin, or pick up OUT.partial."""
     resumed = job.output.resume and job.output.partial.exists()
     opened, saved = reopen(job) if resumed else (job.open(data), None)
     data = fitting(opened, data)
+    world.share(opened.model.state_dict().values())  # a factory may draw its weights at random
     if not resumed:
         job.begin(opened)
     opened.state.data = data.name
-    device = numerics.resolve_device(job.options.device)
     opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     opened.state.memory_format = "channels_last"
-    loop, phase = _loop(job, opened, data, device)
+    loop, phase = _loop(job, opened, data, world, device)
     work = Work(job, opened, data, loop, phase, device, None, 0.0, time.monotonic())
     if saved is not None:
-        with input_fault(f"{job.output.partial} is damaged; begin anew with --force"):
-            loop.load_state_dict(saved["loop"])
-            work.before, work.seconds = percent_or_none(saved["top1_before"]), float(saved["clock"]["seconds"])
-        ui.note(f"going on from iteration {loop.iteration} of {job.output.partial}")
+        work.go_on(saved, ui)
     return work
 
 
-def _loop(job: Job, opened: Opened, data: Dataset, device: torch.device) -> tuple[Loop, Phase | None]:
+def _loop(job: Job, opened: Opened, data: Dataset, world: World, device: torch.device) -> tuple[Loop, Phase | None]:
     options = job.options
     train, held_out = _split(data.train, options)
     normalization = normalization_of(opened.state)
-    batches = Batches(train, normalization, options.batch_size, options.seed)
+    batches = Batches(train.on(device), normalization, options.batch_size, options.seed, Share(world.rank, world.size))
+    _require_images_for_all(batches, options, world)
     settings = Settings(
         momentum=options.momentum,
         weight_decay=options.weight_decay,
         precision=numerics.resolve_precision(options.precision, device),
         device=device,
         seed=options.seed,
+        accumulate=options.accumulate,
+        sync_bn=options.sync_bn,
     )
     phase = job.phase(opened.model, opened.state, len(batches)) if job.phase else None
     total = phase.iterations if phase else options.total(len(batches))
     warmup = total // 20 if options.warmup is None else options.warmup
     schedule = Schedule(options.lr, total, options.decay, warmup)
-    validate = (lambda: evaluate(opened.model, held_out, normalization, device).top1) if held_out else None
+
+    def validate() -> float:
+        assert held_out is not None
+        return evaluate(opened.model, held_out, normalization, device, world=world).top1
+
     objective = job.objective(opened.state, data, settings)
     regularizer = phase.regularizer if phase else None
-    return Loop(opened.model, batches, schedule, settings, regularizer, validate, objective), phase
+    checked = validate if held_out else None
+    return Loop(opened.model, batches, schedule, settings, regularizer, checked, objective, world), phase
+
+
+def _require_images_for_all(batches: Batches, options: TrainingOptions, world: World) -> None:
+    if options.sync_bn and world.size == 1:
+        raise RequestError("--sync-bn would have no effect in one process; see torchrun")
+    pieces = world.size * options.accumulate
+    if batches.size < pieces:
+        raise RequestError(
+            f"a batch of {batches.size} images cannot be shared out in {pieces} pieces ({world.size} processes, "
+            f"--accumulate {options.accumulate})"
+        )
 
 
 def _split(train: Samples, options: TrainingOptions) -> tuple[Samples, Samples | None]:

@@ -24,6 +24,7 @@ class Precision(StrEnum):
     AUTO = "auto"
     FP32 = "fp32"
     BF16 = "bf16"
+    FP16 = "fp16"
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,13 @@ class TrainingOptions:
     workers: int | None = None
     """Processes that read images, where they are not held in memory; None for up to 4."""
 
+    accumulate: int = 1
+    """Pieces of a batch (in each process) whose gradients add up to a step, for memory too small for a whole one."""
+    sync_bn: bool = False
+    """Whether batch normalisation sees the images of all processes."""
+
     def __post_init__(self) -> None:
+        require_between("accumulate", self.accumulate, 0, MANY)
         require_between("lr", self.lr, 0, 1e6)
         require_between("batch-size", self.batch_size, 0, MANY)
         require_between("save-every", self.save_every, 0, MANY)

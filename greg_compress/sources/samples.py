@@ -30,6 +30,20 @@ Batch = tuple[Tensor, Tensor]
 Draw = Callable[[int], torch.Generator]
 
 
+@dataclass(frozen=True)
+class Share:
+    """One of `count` parts of every batch, as equal as they come."""
+
+    number: int = 0
+    count: int = 1
+
+    def of(self, size: int) -> slice:
+        return slice(self.number * size // self.count, (self.number + 1) * size // self.count)
+
+
+WHOLE = Share()
+
+
 class Samples(Protocol):
     """Images with labels."""
 
@@ -40,8 +54,17 @@ class Samples(Protocol):
 
     def select(self, indices: Tensor) -> Samples: ...
 
-    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
-        """Batches of `size` images in `order`, from batch `first` on; augmented if `draw` is given."""
+    def on(self, device: torch.device) -> Samples:
+        """The same, prepared for training on a device."""
+
+    def batches(
+        self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        """Batches of `size` images in `order`, from batch `first` on; augmented if `draw` is given.
+
+        Of each batch only a share is made, the same images that the whole batch would hold there. Labels stay on the
+        CPU.
+        """
 
 
 @dataclass(frozen=True)
@@ -62,25 +85,41 @@ class Part:
     def select(self, indices: Tensor) -> Part:
         return replace(self, images=self.images[indices], labels=self.labels[indices])
 
-    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
+    def on(self, device: torch.device) -> Part:
+        return replace(self, images=self.images.to(device))
+
+    def batches(
+        self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None, share: Share = WHOLE
+    ) -> Iterator[Batch]:
+        device = self.images.device
         for index, chosen in enumerate(order[first * size :].split(size), start=first):
-            images = self.images[chosen]
+            mine = share.of(len(chosen))
+            images = self.images[chosen[mine].to(device, non_blocking=True)]
             if draw is not None:
-                images = augment(images, self.padding, self.flips, draw(index))
-            yield images, self.labels[chosen]
+                height, width = images.shape[2:]
+                rows, columns = windows(len(chosen), height, width, self.padding, self.flips, draw(index))
+                images = augment(images, self.padding, rows[mine], columns[mine])
+            yield images, self.labels[chosen[mine]]
 
 
-def augment(images: Tensor, padding: int, flips: bool, random: torch.Generator) -> Tensor:
-    """Pad with zeros, crop at random to the old size and mirror half of the images, (N, C, H, W)."""
-    count, _, height, width = images.shape
+def windows(
+    count: int, height: int, width: int, padding: int, flips: bool, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Rows (N, H) and columns (N, W) that random crops of padded images take, half of them mirrored."""
     top, left = torch.randint(0, 2 * padding + 1, (2, count, 1), generator=random)
     rows = top + torch.arange(height)
     columns = left + torch.arange(width)
     if flips:
         mirrored = torch.rand(count, 1, generator=random) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
+    return rows, columns
+
+
+def augment(images: Tensor, padding: int, rows: Tensor, columns: Tensor) -> Tensor:
+    """Pad with zeros and take the window of each image, (N, C, H, W)."""
     padded = torch.nn.functional.pad(images, (padding,) * 4)
-    sample = torch.arange(count)[:, None, None]
+    rows, columns = (index.to(images.device, non_blocking=True) for index in (rows, columns))
+    sample = torch.arange(len(images), device=images.device)[:, None, None]
     # Indices around the channel slice put it last: (N, H, W, C), the memory of channels_last.
     return padded[sample, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -100,6 +139,8 @@ class Items:
     name: Callable[[int], str]
     indices: Tensor
     workers: int
+    pinned: bool = False
+    """Whether batches lie in memory that a CUDA device copies from while the processor goes on."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -107,9 +148,15 @@ class Items:
     def select(self, indices: Tensor) -> Items:
         return replace(self, indices=self.indices[indices])
 
-    def batches(self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None) -> Iterator[Batch]:
+    def on(self, device: torch.device) -> Items:
+        return replace(self, pinned=device.type == "cuda")
+
+    def batches(
+        self, order: Tensor, size: int, first: int = 0, draw: Draw | None = None, share: Share = WHOLE
+    ) -> Iterator[Batch]:
         chosen = list(enumerate(self.indices[order].tolist()))
-        chunks = [chosen[start : start + size] for start in range(first * size, len(chosen), size)]
+        whole = [chosen[start : start + size] for start in range(first * size, len(chosen), size)]
+        chunks = [batch[share.of(len(batch))] for batch in whole]
         reading = self._read(chunks, draw)
         try:
             for found in reading:
@@ -134,6 +181,7 @@ class Items:
                 collate_fn=_collated,
                 worker_init_fn=_leave_signals,
                 timeout=LONGEST_WAIT if self.workers else 0,
+                pin_memory=self.pinned,
                 generator=torch.Generator(),  # the global one would go on from another place after a resume
                 multiprocessing_context="fork" if self.workers else None,  # a user's FILE.py cannot be pickled
             )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.samples import Samples
+from greg_compress.sources.samples import WHOLE, Samples, Share
 from greg_compress.training.randomness import generator
 
 
@@ -21,6 +21,13 @@ class Batches:
     normalization: Normalization
     batch_size: int
     seed: int
+    share: Share = WHOLE
+    """What of each batch this process takes."""
+
+    @property
+    def size(self) -> int:
+        """Images in a step, over all shares."""
+        return min(self.batch_size, len(self.samples))
 
     def __len__(self) -> int:
         """Batches in an epoch; the images that fill no batch wait for another epoch's order."""
@@ -31,9 +38,9 @@ class Batches:
         return torch.randperm(len(self.samples), generator=generator(self.seed, "order", epoch))
 
     def epoch(self, epoch: int, first: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of `epoch` from number `first` on: images (N, C, H, W) float32 and labels (N,)."""
+        """The share of batches of `epoch` from number `first` on: images (N, C, H, W) float32 and labels (N,)."""
         order = self.order(epoch)[: len(self) * self.batch_size]
         for images, labels in self.samples.batches(
-            order, self.batch_size, first, lambda position: generator(self.seed, "augment", epoch, position)
+            order, self.batch_size, first, lambda position: generator(self.seed, "augment", epoch, position), self.share
         ):
             yield self.normalization(images), labels

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.samples import Samples
+from greg_compress.sources.samples import Batch, Samples
+from greg_compress.training.world import ALONE, World
 
 
 @dataclass(frozen=True)
@@ -50,27 +51,38 @@ def evaluate(
     normalization: Normalization,
     device: torch.device,
     check: Callable[[], None] = lambda: None,
+    world: World = ALONE,
 ) -> Accuracy:
-    """Evaluate in eval mode and float32, `check` being called between batches (it may raise).
+    """Evaluate in eval mode and float32, each process its share of the images.
+
+    Args:
+        check: called between batches, by every process equally often; it may raise.
 
     Raises:
         GregError: the outputs are not finite.
     """
     was_training = model.training
     model.eval()
-    top1 = top5 = 0
-    loss = 0.0
-    for images, labels in samples.batches(torch.arange(len(samples)), samples.at_once):
+    world.share(model.buffers())  # running statistics follow each process's own images
+    sums = torch.zeros(4, dtype=torch.float64)
+    batches = samples.batches(torch.arange(len(samples))[world.rank :: world.size], samples.at_once)
+    for _ in range(-(-len(samples) // (world.size * samples.at_once))):
         check()
-        output = logits(model, normalization(images.to(device))).float()
-        require_label(int(labels.max()), output)
-        labels = labels.to(device)
-        ranked = output.topk(min(5, output.shape[1]), dim=1).indices
-        hits = ranked == labels[:, None]
-        top1 += int(hits[:, 0].sum())
-        top5 += int(hits.sum())
-        loss += float(nn.functional.cross_entropy(output, labels, reduction="sum"))
+        if (batch := next(batches, None)) is not None and len(batch[1]):
+            sums += _counted(model, normalization, batch, device)
     model.train(was_training)
+    top1, top5, loss, count = world.sum(sums).tolist()
     if not loss < float("inf"):
         raise GregError("the network's outputs are not finite (NaN or infinity)")
-    return Accuracy(100 * top1 / len(samples), 100 * top5 / len(samples), loss / len(samples), len(samples))
+    return Accuracy(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
+
+
+def _counted(model: nn.Module, normalization: Normalization, batch: Batch, device: torch.device) -> Tensor:
+    """Sums over one batch: hits at 1, hits at 5, loss, images."""
+    images, labels = batch
+    output = logits(model, normalization(images.to(device))).float()
+    require_label(int(labels.max()), output)
+    labels = labels.to(device)
+    hits = output.topk(min(5, output.shape[1]), dim=1).indices == labels[:, None]
+    loss = nn.functional.cross_entropy(output, labels, reduction="sum")
+    return torch.tensor([int(hits[:, 0].sum()), int(hits.sum()), float(loss), len(labels)], dtype=torch.float64)

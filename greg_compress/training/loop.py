@@ -16,12 +16,15 @@ from torch import Tensor, nn
 from greg_compress.errors import GregError
 from greg_compress.options.training import Precision
 from greg_compress.reporting import Progress
+from greg_compress.sources.samples import Share
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import logits, require_label
 from greg_compress.training.numerics import autocast
 from greg_compress.training.objective import Objective, cross_entropy
-from greg_compress.training.randomness import generator
+from greg_compress.training.randomness import seed_of
 from greg_compress.training.schedule import Schedule
+from greg_compress.training.tally import Tally
+from greg_compress.training.world import ALONE, World
 
 CHECK_EVERY = 20
 """Iterations between two looks at whether the loss is finite: each look waits for the device."""
@@ -56,10 +59,16 @@ class Settings:
     precision: Precision
     device: torch.device
     seed: int
+    accumulate: int = 1
+    """Pieces that a process makes of its share of a batch, one after the other."""
+    sync_bn: bool = False
+    """Whether batch normalisation sees the images of all processes."""
 
 
 class Loop:
     """Iterate to train: each item is the number of iterations done.
+
+    Of several processes each runs one, all at the same iteration; what is called between two steps is called in all.
 
     Raises (while iterating):
         GregError: the loss is not finite.
@@ -75,6 +84,7 @@ class Loop:
         regularizer: Regularizer | None = None,
         validate: Callable[[], float] | None = None,
         objective: Objective = cross_entropy,
+        world: World = ALONE,
     ) -> None:
         self.model = model
         self.batches = batches
@@ -83,19 +93,21 @@ class Loop:
         self.regularizer = regularizer
         self.validate = validate
         self.objective = objective
+        self.world = world
+        self._forward = world.parallel(model, settings.device, settings.sync_bn)
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=schedule.lr,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            fused=True,
         )
+        self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision is Precision.FP16)
         self.iteration = 0
         self.log: list[dict[str, float]] = []
+        self._epoch = Tally(settings.device)
         self._unchecked: list[Tensor] = []
         """Losses of the last iterations, which nobody has looked at yet."""
-        self._begin_epoch()
-        # Only the network's own dropout draws from this stream; everything else depends on the position.
-        torch.manual_seed(generator(settings.seed, "dropout").initial_seed())
 
     @property
     def done(self) -> bool:
@@ -119,56 +131,66 @@ class Loop:
                     return
 
     def _step(self, images: Tensor, labels: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule.at(self.iteration)
+        self.optimizer.zero_grad(set_to_none=True)
+        # Dropout draws from the global generator: like all that is drawn, it depends on the position alone.
+        torch.manual_seed(seed_of(self.settings.seed, "dropout", self.iteration, self.world.rank))
+        pieces = min(self.settings.accumulate, len(labels))
+        losses = []
+        for number in range(pieces):
+            piece = Share(number, pieces).of(len(labels))
+            with self.world.alone_until(number == pieces - 1, self._forward):
+                losses.append(self._add_gradients(images[piece], labels[piece]))
+        self._scaler.unscale_(self.optimizer)
+        if self.regularizer is not None:
+            self.regularizer.add_gradients()
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        self._unchecked.append(torch.stack(losses).sum())
+
+    def _add_gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Those of the mean loss over the whole batch, as far as these images make it; return their own mean loss."""
         device = self.settings.device
         most = int(labels.max())
         images = images.to(device, memory_format=torch.channels_last, non_blocking=True)
         labels = labels.to(device, non_blocking=True)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule.at(self.iteration)
         with autocast(self.settings.precision, device):
-            output = logits(self.model, images)
+            output = logits(self._forward, images)
         output = output.float()
         require_label(most, output)
         loss = self.objective(images, output, labels)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.regularizer is not None:
-            self.regularizer.add_gradients()
-        self.optimizer.step()
-        self._unchecked.append(loss.detach())
-        self._loss += loss.detach().double() * len(labels)
-        self._hits += (output.detach().argmax(1) == labels).sum()
-        self._seen += len(labels)
-
-    def _begin_epoch(self) -> None:
-        device = self.settings.device
-        self._loss = torch.zeros((), dtype=torch.float64, device=device)
-        self._hits = torch.zeros((), dtype=torch.int64, device=device)
-        self._seen = 0
+        # The mean over processes is still to come, and pieces may differ by an image.
+        self._scaler.scale(loss * (len(labels) * self.world.size / self.batches.size)).backward()
+        self._epoch.add(loss.detach(), (output.detach().argmax(1) == labels).sum(), len(labels))
+        return loss.detach()
 
     def _end_epoch(self, epoch: int) -> None:
-        now = self.progress()
-        record = {"epoch": epoch, "iteration": now.iteration, "loss": now.loss, "top1": now.top1, "lr": now.lr}
-        record |= now.extra
+        loss, top1, _ = self._epoch.means(self.world)
+        record = {"epoch": epoch, "iteration": self.iteration, "loss": loss, "top1": top1, "lr": self._rate()}
+        record |= self.regularizer.status() if self.regularizer else {}
         if self.validate is not None:
             record["val_top1"] = self.validate()
         self.log.append(record)
-        self._begin_epoch()
+        self._epoch.clear()
+
+    def _rate(self) -> float:
+        """The learning rate of the last step."""
+        return self.schedule.at(max(0, self.iteration - 1))
 
     def require_finite(self) -> None:
-        """Raise GregError when the loss has become NaN or infinite."""
+        """Raise GregError when the loss has become NaN or infinite, in any process."""
         losses, self._unchecked = self._unchecked, []
         wrong = torch.stack(losses).isfinite().logical_not().nonzero() if losses else torch.empty(0)
-        if len(wrong):
-            iteration = self.iteration - len(losses) + 1 + int(wrong[0])
-            raise GregError(f"the loss is not finite at iteration {iteration}; lower --lr")
+        never = self.schedule.total + 1
+        own = self.iteration - len(losses) + 1 + int(wrong[0]) if len(wrong) else never
+        if (first := self.world.least(own)) < never:
+            raise GregError(f"the loss is not finite at iteration {first}; lower --lr")
 
     def progress(self) -> Progress:
-        """Where the run stands (waits for the device)."""
-        if self._seen or not self.log:
-            seen = max(1, self._seen)
-            loss, top1 = self._loss.item() / seen, 100 * self._hits.item() / seen
-        else:  # an epoch has just ended, and the next one has shown nothing yet
+        """Where the run stands, by this process's images (waits for the device)."""
+        loss, top1, seen = self._epoch.means()
+        if not seen and self.log:  # an epoch has just ended, and the next one has shown nothing yet
             loss, top1 = self.log[-1]["loss"], self.log[-1]["top1"]
         return Progress(
             phase=self.regularizer.phase if self.regularizer else "training",
@@ -177,7 +199,7 @@ class Loop:
             epoch=max(0, self.iteration - 1) // len(self.batches),
             loss=loss,
             top1=top1,
-            lr=self.schedule.at(max(0, self.iteration - 1)),
+            lr=self._rate(),
             extra=self.regularizer.status() if self.regularizer else {},
         )
 
@@ -187,12 +209,9 @@ class Loop:
             "iteration": self.iteration,
             "optimizer": self.optimizer.state_dict(),
             "regularizer": self.regularizer.state_dict() if self.regularizer else None,
-            "epoch": {"loss": self._loss.cpu(), "hits": self._hits.cpu(), "seen": self._seen},
+            "scaler": self._scaler.state_dict(),
+            "epoch": self._epoch.saved(self.world),
             "log": self.log,
-            "random": {
-                "cpu": torch.get_rng_state(),
-                "cuda": torch.cuda.get_rng_state(self.settings.device) if self._on_cuda else None,
-            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -203,20 +222,14 @@ class Loop:
         self._load_optimizer(state["optimizer"])
         if self.regularizer is not None:
             self.regularizer.load_state_dict(state["regularizer"])
-        device = self.settings.device
-        loss, hits, seen = (state["epoch"][name] for name in ("loss", "hits", "seen"))
-        for old, new in ((self._loss, loss), (self._hits, hits)):
-            if new.shape != old.shape or new.dtype != old.dtype:
-                raise ValueError("figures of the epoch that are none")
-        if type(seen) is not int or not 0 <= int(hits) <= seen:
-            raise ValueError("figures of the epoch that are none")
-        self._loss, self._hits, self._seen = loss.to(device), hits.to(device), seen
+        if state["scaler"].keys() != self._scaler.state_dict().keys():
+            raise ValueError("a gradient scaler of another precision")
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
+        self._epoch.load(state["epoch"], self.world)
         if not all(isinstance(value, (int, float)) for record in state["log"] for value in record.values()):
             raise ValueError("a log of other things than numbers")
         self.log = list(state["log"])
-        torch.set_rng_state(state["random"]["cpu"])
-        if self._on_cuda and state["random"]["cuda"] is not None:
-            torch.cuda.set_rng_state(state["random"]["cuda"], self.settings.device)
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         ours = [{**group, "lr": None} for group in self.optimizer.state_dict()["param_groups"]]
@@ -227,7 +240,3 @@ class Loop:
             momentum = own.get("momentum_buffer")
             if momentum is not None and (momentum.shape, momentum.dtype) != (parameter.shape, parameter.dtype):
                 raise ValueError("a momentum of another shape or type than its parameter")
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.settings.device.type == "cuda"

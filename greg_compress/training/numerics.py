@@ -52,6 +52,9 @@ def _cpu_has_bf16() -> bool:
         return False
 
 
+LOWER = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16}
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[None]:
     """The context of a forward pass."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision is Precision.BF16)
+    return torch.autocast(device.type, LOWER.get(precision, torch.bfloat16), enabled=precision in LOWER)

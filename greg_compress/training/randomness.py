@@ -7,8 +7,12 @@ import hashlib
 import torch
 
 
-def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
-    """A CPU generator for one purpose at one position, independent of all others."""
+def seed_of(seed: int, purpose: str, *position: int) -> int:
+    """A seed for one purpose at one position, independent of all others."""
     text = ":".join([str(seed), purpose, *map(str, position)])
-    number = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-    return torch.Generator().manual_seed(number >> 1)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
+    """A CPU generator with the seed of :func:`seed_of`."""
+    return torch.Generator().manual_seed(seed_of(seed, purpose, *position))
