@@ -20,24 +20,16 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from greg_compress.errors import GregError
 from greg_compress.processes import Place
 
 BEAT = 1.0
 SILENT, SUSPECT = 30.0, 5.0
 """Seconds without a pulse after which a process counts as dead: by itself, and once a connection has broken."""
-GRACE = 20.0
-"""Seconds in which a process ends by itself after another one failed."""
+GRACE, LATEST = 10.0, 30.0
+"""Seconds in which a process ends by itself after another one failed, and until the last one has."""
 SEARCH, LONGEST_SAVE = 15.0, 3600.0
 """Seconds to wait for who it was that died, and for the first process to write the result."""
 LONGEST_START = timedelta(minutes=10)
-
-
-class Lost(GregError):
-    """Another process of this run cannot be reached any more."""
-
-    def __init__(self, hint: str = "") -> None:
-        super().__init__("the connection to another process of this run broke" + (f"; {hint}" if hint else ""))
 
 
 @dataclass(frozen=True)
@@ -48,9 +40,17 @@ class End:
     text: str = ""
     rank: int = 0
     """Whose words these are."""
+    speaker: int = 0
+    """Who says them."""
 
-    def line(self) -> str:
-        return self.text if self.rank == 0 or not self.text else f"process {self.rank}: {self.text}"
+    def line(self, place: Place, own: str = "") -> str:
+        """What this process has to say, where it would have said `own`."""
+        if place.rank != self.speaker or not self.text:
+            return ""
+        return self.text if self.rank == self.speaker or self.text == own else f"process {self.rank}: {self.text}"
+
+
+NOBODY = End(1, "process 0 died, and the store with it", 1, 1)
 
 
 class Ending:
@@ -61,10 +61,11 @@ class Ending:
         self.store, _, _ = next(rendezvous("env://", place.rank, place.size, timeout=LONGEST_START))
         self._own = self.store.clone()
         """A connection of the watching thread's own: calls on one wait for each other."""
+        self._suspected = False
         self._leaving = threading.Event()
         self._seen: dict[int, tuple[int, float]] = {}
-        self._watch = threading.Thread(target=self._watched, daemon=True)
-        self._watch.start()
+        self._beat()
+        threading.Thread(target=self._watched, daemon=True).start()
 
     def agreed(self, own: End, patience: float) -> End:
         """Wait until all processes are at their end, and return how they end: as the first that says it.
@@ -81,12 +82,13 @@ class Ending:
                 self.store.compare_set("end", "", json.dumps(asdict(own)))
                 found = self._said(0)
         except (RuntimeError, ValueError):
-            found = End(1, "process 0 died", self._place.rank)
+            found = NOBODY
         self._leave()
         return found or own
 
     def suspect(self) -> None:
         """A connection broke: whoever has no pulse any more is dead."""
+        self._suspected = True
         with contextlib.suppress(RuntimeError):
             self.store.set("suspect", "1")
 
@@ -105,20 +107,23 @@ class Ending:
         self._leaving.set()
         with contextlib.suppress(RuntimeError):
             gone = self.store.add("gone", 1)
-            until = time.monotonic() + GRACE
+            until = time.monotonic() + (2 * BEAT if self._suspected else LATEST)
             while self._place.first and gone < self._place.size and time.monotonic() < until:
                 time.sleep(0.05)
                 gone = self.store.add("gone", 0)
 
+    def _beat(self) -> None:
+        self._own.add(f"pulse/{self._place.rank}", 1)
+
     def _watched(self) -> None:
         while not self._leaving.wait(BEAT):
             try:
-                self._own.add(f"pulse/{self._place.rank}", 1)
+                self._beat()
                 end = self._said(0, self._own)
                 if end is None:
                     self._feel_pulses()
             except RuntimeError:
-                end = End(1, "process 0 died", self._place.rank)
+                end = NOBODY
             if end is not None:
                 self._end_by_force(end)
                 return
@@ -132,15 +137,17 @@ class Ending:
             if self._seen.get(rank, (0, now))[0] != count:
                 self._seen[rank] = (count, now)
             elif count and now - self._seen[rank][1] > silent:
-                end = End(1, f"process {rank} died or does not answer", self._place.rank)
+                end = End(1, f"process {rank} died or does not answer", self._place.rank, self._place.rank)
                 self._own.compare_set("end", "", json.dumps(asdict(end)))
 
     def _end_by_force(self, end: End) -> None:
         """A process that waits for a dead one inside a library hears nothing: it is ended here."""
-        if end.code in (0, 130, 143) or self._leaving.wait(GRACE):
-            return
-        if self._place.first:
-            print(f"greg: {end.line()}", file=sys.stderr, flush=True)
+        if end.code == 0 or self._leaving.wait(GRACE if self._place.first else GRACE / 4):
+            return  # only the first process may have something to save
+        with contextlib.suppress(RuntimeError):
+            self._own.add("gone", 1)
+        if line := end.line(self._place):
+            print(f"greg: {line}", file=sys.stderr, flush=True)
         os._exit(end.code)
 
 
@@ -152,9 +159,3 @@ def join(place: Place) -> Ending:
     global _joined
     _joined = _joined or Ending(place)
     return _joined
-
-
-def broken(error: BaseException) -> bool:
-    """Whether an error of torch's says that another process is gone."""
-    said = str(error)
-    return isinstance(error, dist.DistError) or any(word in said for word in ("gloo", "NCCL", "Connection closed"))

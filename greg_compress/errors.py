@@ -5,6 +5,7 @@ GregError (exit 1: run time)
 ├── CheckFailed (3: a gate or check failed, or nothing can be pruned)
 ├── InputError (4: an input cannot be used)
 │   └── TraceError (the network does not run on labels)
+├── Lost (1: another process of the run is gone)
 └── Interrupted (130 SIGINT, 143 SIGTERM)
 
 A message is one line: what, where, and what to do next. Only `cli.boundary` turns errors into text
@@ -50,11 +51,23 @@ class TraceError(InputError):
     """The network cannot be run on labels, or cannot run with this input at all."""
 
 
-class Interrupted(GregError):
-    """SIGINT or SIGTERM arrived; `hint` says what was saved and how to go on."""
+class Lost(GregError):
+    """Another process of this run cannot be reached any more; `hint` says how to go on."""
 
-    def __init__(self, signal_number: int, hint: str = "") -> None:
+    def __init__(self, hint: str) -> None:
+        super().__init__(f"the connection to another process of this run broke; {hint}")
+        self.hint = hint
+
+
+class Interrupted(GregError):
+    """SIGINT or SIGTERM arrived; `hint` says what was saved and how to go on.
+
+    `agreed` is whether all processes of the run stop at the same step.
+    """
+
+    def __init__(self, signal_number: int, hint: str = "", agreed: bool = False) -> None:
         super().__init__("interrupted" + (f"; {hint}" if hint else ""))
+        self.agreed = agreed
         self.number = signal_number
         self.exit_code = 128 + signal_number
 
@@ -64,14 +77,14 @@ def input_fault(what: str) -> Iterator[None]:
     """Whatever breaks in here is the fault of an input: a user's own network, or a damaged file.
 
     Raises:
-        InputError: `what`, and the first line of what was raised. Our own errors and a lack of memory pass.
+        InputError: `what`, and the first line of what was raised. Our own errors pass, and what no input is guilty of.
     """
     try:
         yield
     except GregError:
         raise
     except (Exception, SystemExit) as error:
-        if is_out_of_memory(error):
+        if is_out_of_memory(error) or is_lost_connection(error):
             raise
         raise InputError(f"{what} ({first_line(error)})") from error
 
@@ -99,3 +112,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         or "can't allocate memory" in said
         or "not enough memory" in said
     )
+
+
+def is_lost_connection(error: BaseException) -> bool:
+    """torch's backends raise RuntimeErrors that name themselves."""
+    return isinstance(error, RuntimeError) and any(name in _said(error) for name in ("/gloo/", "NCCL", "TCPStore"))

@@ -39,4 +39,4 @@ class StopSignals:
     def check(self) -> None:
         """Raise Interrupted when a signal was heard, by all processes at the same step."""
         if number := self._heard.of(self.number or 0):
-            raise Interrupted(number)
+            raise Interrupted(number, agreed=True)

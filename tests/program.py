@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import time
@@ -21,7 +22,10 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([*LOADED, *(f"greg_compress.{stage}" for stage in STAGES)])
 
 
-def _main(folder: str, words: list[str], outputs: tuple[str, str], most_bytes: int | None) -> None:
+def _main(
+    folder: str, words: list[str], outputs: tuple[str, str], most_bytes: int | None, environment: dict[str, str]
+) -> None:
+    os.environ.update(environment)
     for number, path in zip((1, 2), outputs, strict=True):
         os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
@@ -84,10 +88,13 @@ class Running:
         return Ran(code, out, err)
 
 
-def start(folder: Path, *words: object, most_bytes: int | None = None) -> Running:
+def start(
+    folder: Path, *words: object, most_bytes: int | None = None, environment: dict[str, str] | None = None
+) -> Running:
     outputs = tuple(Path(tempfile.mkstemp(prefix="greg-test-")[1]) for _ in range(2))
     process = context.Process(
-        target=_main, args=(str(folder), list(map(str, words)), tuple(map(str, outputs)), most_bytes)
+        target=_main,
+        args=(str(folder), list(map(str, words)), tuple(map(str, outputs)), most_bytes, environment or {}),
     )
     process.start()
     return Running(process, (outputs[0], outputs[1]))
@@ -95,3 +102,13 @@ def start(folder: Path, *words: object, most_bytes: int | None = None) -> Runnin
 
 def greg(folder: Path, *words: object, most_bytes: int | None = None) -> Ran:
     return start(folder, *words, most_bytes=most_bytes).finish()
+
+
+def start_together(folder: Path, size: int, *words: object) -> list[Running]:
+    """The same command as so many processes, with the environment that torchrun gives."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(size)}
+    return [
+        start(folder, *words, environment=where | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(size)
+    ]

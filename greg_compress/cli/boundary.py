@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from greg_compress.errors import GregError, Interrupted, first_line, is_out_of_memory
+from greg_compress.errors import GregError, Interrupted, Lost, first_line, is_out_of_memory
 from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
@@ -45,8 +45,7 @@ class Boundary(TyperGroup):
         if not here.alone:
             heard.nothing()
             outcome = _together(here, outcome)
-        if here.first:
-            _say(outcome.text)
+        _say(outcome.text)
         heard.no_more()
         sys.exit(outcome.code)
 
@@ -63,22 +62,24 @@ def _together(here: Place, own: Outcome) -> Outcome:
     """The end of several processes: as the first one says that has to say something."""
     from greg_compress import ending
 
-    lost = isinstance(own.error, ending.Lost)
-    patience = ending.SEARCH if lost else 0.0
-    if not here.first and own.error is None:
-        patience = ending.LONGEST_SAVE
-    elif not here.first and isinstance(own.error, Interrupted):
-        patience = ending.SUSPECT
+    patience = 0.0
+    if isinstance(own.error, Lost):
+        patience = ending.SEARCH
+    elif not here.first and (own.error is None or (isinstance(own.error, Interrupted) and own.error.agreed)):
+        patience = ending.LONGEST_SAVE  # the first process still writes
     try:
         met = ending.join(here)
     except (RuntimeError, ValueError) as error:
-        return own if own.text else Outcome(1, f"the other processes cannot be reached ({first_line(error)})")
-    if lost:
+        return own if own.code else Outcome(1, f"the other processes cannot be reached ({first_line(error)})")
+    if isinstance(own.error, Lost):
         met.suspect()
     found = met.agreed(ending.End(own.code, own.text, here.rank), patience)
-    if here.first and own.code not in (0, found.code):
+    line = found.line(here, own.text)
+    if isinstance(own.error, Lost) and line not in ("", own.text):
+        return Outcome(found.code, f"{line}; {own.error.hint}")
+    if here.first and own.code and (own.code, own.text) != (found.code, found.text):
         _say(own.text)
-    return Outcome(found.code, found.line())
+    return Outcome(found.code, line)
 
 
 def _open_streams() -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from greg_compress import ending, processes
-from greg_compress.errors import GregError, Interrupted
+from greg_compress import processes
+from greg_compress.errors import GregError, Interrupted, Lost, is_lost_connection
 from greg_compress.long_run.job import Job
 from greg_compress.long_run.meeting import meet
 from greg_compress.long_run.resume import finished_already
@@ -38,9 +38,9 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
         world, device = meet(place, job.options.device)
         return _lived(job, world, device, ui)
     except RuntimeError as error:
-        if place.alone or not ending.broken(error):
+        if place.alone or not is_lost_connection(error):
             raise
-        raise ending.Lost(_hint(job)) from error
+        raise Lost(_hint(job)) from error
 
 
 def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[str, Any]:
@@ -59,12 +59,12 @@ def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[s
             ui.finish()
             after = work.evaluate(stop.check)
         except GregError as error:
-            if isinstance(error, Interrupted) or stop.number is not None:  # heard by us, or by a worker that it ended
-                if isinstance(error, Interrupted) or world.size == 1:
+            interrupted = isinstance(error, Interrupted)
+            number = error.number if isinstance(error, Interrupted) else stop.number
+            if number is not None:  # heard by us, or by a worker that it ended
+                if interrupted or world.size == 1:
                     work.save_partial()
-                number = error.number if isinstance(error, Interrupted) else stop.number
-                assert number is not None
-                raise Interrupted(number, _hint(job)) from error
+                raise Interrupted(number, _hint(job), agreed=interrupted) from error
             if type(error) is GregError and job.output.partial.exists():
                 raise GregError(f"{error}; {job.output.partial} holds the last good state") from error
             raise

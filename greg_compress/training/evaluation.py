@@ -25,7 +25,7 @@ class Accuracy:
 
 
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """Run a classifier, (N, C, H, W) -> (N, classes).
+    """Run a classifier, (N, C, H, W) -> (N, classes) in float32 at least.
 
     Raises:
         RequestError: the network returns anything else, for which cross entropy has no meaning.
@@ -35,7 +35,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
     if not isinstance(output, Tensor) or output.dim() != 2:
         what = f"a tensor of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise RequestError(f"the network returns {what}; only cross entropy on (N, classes) logits is supported")
-    return output
+    return output.to(torch.promote_types(output.dtype, torch.float32))
 
 
 def require_label(largest: int, output: Tensor) -> None:
@@ -80,7 +80,7 @@ def evaluate(
 def _counted(model: nn.Module, normalization: Normalization, batch: Batch, device: torch.device) -> Tensor:
     """Sums over one batch: hits at 1, hits at 5, loss, images."""
     images, labels = batch
-    output = logits(model, normalization(images.to(device))).float()
+    output = logits(model, normalization(images.to(device)))
     require_label(int(labels.max()), output)
     labels = labels.to(device)
     hits = output.topk(min(5, output.shape[1]), dim=1).indices == labels[:, None]

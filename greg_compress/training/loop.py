@@ -157,7 +157,6 @@ class Loop:
         labels = labels.to(device, non_blocking=True)
         with autocast(self.settings.precision, device):
             output = logits(self._forward, images)
-        output = output.float()
         require_label(most, output)
         loss = self.objective(images, output, labels)
         # The mean over processes is still to come, and pieces may differ by an image.

@@ -38,7 +38,7 @@ class Distillation:
         self.teacher.eval()
         with torch.no_grad(), autocast(self.precision, self.device):
             taught = logits(self.teacher, images)
-        wanted = F.log_softmax(taught.float() / self.temperature, dim=1)
+        wanted = F.log_softmax(taught / self.temperature, dim=1)
         given = F.log_softmax(output / self.temperature, dim=1)
         apart = F.kl_div(given, wanted, reduction="batchmean", log_target=True)
         return (1 - self.weight) * F.cross_entropy(output, labels) + self.weight * self.temperature**2 * apart
