@@ -11,7 +11,7 @@ from greg_compress.selection.plan_file import PlanFile
 from greg_compress.selection.ratios import Ratios
 from greg_compress.sources.specs import Architecture, DataSpec
 
-WITHOUT_EFFECT = {"save_every", "download", "allow_pickle", "workers"}
+WITHOUT_EFFECT = {"save_every", "download", "allow_pickle", "workers", "log", "timing"}
 """Options that do not decide the result."""
 
 

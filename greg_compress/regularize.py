@@ -15,7 +15,7 @@ from greg_compress.options.selecting import Selection
 from greg_compress.options.training import TrainingOptions
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
-from greg_compress.penalty.schedule import GrowthSchedule, resolve_schedule
+from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule
 from greg_compress.penalty.targets import Aim, Units
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
@@ -60,9 +60,15 @@ def run(
         recorded=recorded(model, selection, options, training),
         open=lambda data: _opened(model, data.input_shape, ui),
         begin=begin,
-        phase=lambda network, state, steps: Phase(
-            network, state, steps, options, training.weight_decay, ui, by_plan=selection.plan is not None
+        phase=lambda network, state, steps, allowed: Phase(
+            network,
+            state,
+            _schedule(options, steps, training.weight_decay, allowed),
+            options,
+            ui,
+            by_plan=selection.plan is not None,
         ),
+        budget=options.budget,
         model=model,
     )
     return life.run(job, ui)
@@ -82,9 +88,8 @@ class Phase:
         self,
         network: nn.Module,
         state: State,
-        steps_per_epoch: int,
+        schedule: GrowthSchedule,
         options: PenaltyOptions,
-        weight_decay: float,
         ui: Reporter,
         by_plan: bool = False,
     ) -> None:
@@ -95,7 +100,7 @@ class Phase:
         alone."""
         self._compares = options.method is Method.GREG_2 or not by_plan
         self._ui = ui
-        schedule = resolve_schedule(options, steps_per_epoch, weight_decay)
+        self._schedule = schedule
         self._units = Units(network, self._wiring, options.penalize or PRESETS[options.preset].penalize)
         show_plan(network, self._wiring, self._at_first, ui)
         _show_schedule(schedule, options, ui)
@@ -128,7 +133,20 @@ class Phase:
         """The picks, and how many of them L1 would not have made at the start."""
         picks = self._penalty.picks or self._at_first.to_json()
         differs = picks_from_json(picks, self._wiring).differs_from(self._at_first)
-        return picks, {"l1_differs": differs if self._compares else None}
+        chosen = self._schedule
+        return picks, {
+            "l1_differs": differs if self._compares else None,
+            "delta": chosen.delta,
+            "update_every": chosen.update_every,
+            "stabilize": chosen.stabilize,
+            "pick_delta": chosen.picking.delta if chosen.picking else None,
+        }
+
+
+def _schedule(options: PenaltyOptions, steps: int, weight_decay: float, allowed: int | None) -> GrowthSchedule:
+    if allowed is None:
+        return resolve_schedule(options, steps, weight_decay)
+    return fitted_schedule(options, steps, weight_decay, allowed)
 
 
 def _show_schedule(schedule: GrowthSchedule, options: PenaltyOptions, ui: Reporter) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -168,6 +169,12 @@ def training_options(
     sync_bn: Annotated[
         bool, Option("--sync-bn", help="Batch normalisation over the images of all processes (torchrun).")
     ] = False,
+    log: Annotated[
+        Path | None, Option("--log", metavar="FILE", help="Figures as JSON lines, readable while it runs.")
+    ] = None,
+    timing: Annotated[
+        bool, Option("--time", help="Say how long it would take, from a few iterations, and stop.")
+    ] = False,
     preset: PresetName = Preset.QUICK,
     default_epochs: float | None = None,
 ) -> TrainingOptions:
@@ -181,7 +188,7 @@ def training_options(
         chosen.batch_size if batch_size is None else batch_size,
         epochs, iterations, warmup, momentum,
         chosen.weight_decay if weight_decay is None else weight_decay,
-        precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn,
+        precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn, log, timing,
     )  # fmt: skip
 
 
@@ -208,10 +215,24 @@ def penalty_options(
         float | None,
         Option("--recover", help="greg-2: lambda of kept units afterwards.", show_default="minus the weight decay"),
     ] = None,
+    budget: Annotated[
+        str | None,
+        Option("--budget", metavar="TIME", help="30m, 2h or 90s: chooses delta, update-every and stabilize to fit."),
+    ] = None,
 ) -> PenaltyOptions:
     return PenaltyOptions(
-        method, preset, ceiling, delta, update_every, stabilize, stop_ratio, penalize, pick_ceiling, pick_delta, recover
-    )
+        method, preset, ceiling, delta, update_every, stabilize, stop_ratio, penalize, pick_ceiling, pick_delta,
+        recover, None if budget is None else seconds(budget),
+    )  # fmt: skip
+
+
+def seconds(text: str) -> float:
+    """`30m`, `1h30m`, `90s`: a time in seconds."""
+    found = re.fullmatch(r"(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,6})s)?", text, re.ASCII)
+    total = sum(int(part or 0) * unit for part, unit in zip(found.groups(), (3600, 60, 1), strict=True)) if found else 0
+    if not total:
+        raise RequestError(f"--budget {text[:20]}: write a time, like 90s, 30m or 1h30m")
+    return float(total)
 
 
 def teacher_options(

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from greg_compress.cli.analysis import analysis
 from greg_compress.cli.terminal import console, make_table
-from greg_compress.cli.words import percent, size
+from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed
 
 Result = dict[str, Any]
@@ -57,6 +57,12 @@ def _finite(value: Any) -> Any:
 
 
 def training(out: Console, result: Result) -> None:
+    if "end" in result:
+        out.print(
+            f"{result['iterations']} iterations of {result['seconds_per_iteration']:.3f} s and the evaluations:"
+            f" {clock(result['seconds'])}; begun now, it would end at {result['end']}"
+        )
+        return
     rows = [
         ("top-1 before", percent(result["top1_before"])),
         ("top-1 after", percent(result["top1_after"])),

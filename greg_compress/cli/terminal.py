@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from greg_compress import reporting
+from greg_compress.cli.words import clock
 
 LIVE_EVERY = 0.2
 PLAIN_EVERY = 5.0
@@ -114,13 +115,7 @@ def _figures(progress: reporting.Progress) -> str:
 def _pace(progress: reporting.Progress, speed: float) -> str:
     if speed <= 0:
         return ""
-    return f"{speed:.1f} it/s  ETA {_clock((progress.total - progress.iteration) / speed)}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+    return f"{speed:.1f} it/s  ETA {clock((progress.total - progress.iteration) / speed)}"
 
 
 def make_table(

@@ -45,6 +45,8 @@ class Job:
     """Open the network to start from; called unless the run is resumed."""
     begin: Callable[[Opened], None] = lambda _: None
     """What is decided once, about a network that fits the data; called unless the run is resumed."""
-    phase: Callable[[nn.Module, State, int], Phase] | None = None
-    """From network, state and steps per epoch: what regularizes the run."""
+    phase: Callable[[nn.Module, State, int, int | None], Phase] | None = None
+    """From network, state, steps per epoch and, with a budget, the iterations allowed: what regularizes the run."""
+    budget: float | None = None
+    """Seconds for the whole run."""
     objective: Callable[[State, Dataset, Settings], Objective] = lambda *_: cross_entropy

@@ -46,18 +46,26 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
 def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[str, Any]:
     # Until the first step there is nothing to save: a signal ends it at once.
     work = begin_or_resume(job, _data(job.options, world), world, device, ui)
+    if job.options.timing:
+        return work.expected()
+    if work.pace is not None:
+        ui.note(f"the budget allows {work.allowed} iterations; expected end {work.expected()['end']}")
     with StopSignals(world) as stop:
         try:
+            log = work.begin_log()
             if work.before is None:
                 work.before = work.evaluate(stop.check)
                 ui.note(f"top-1 before: {work.before:.2f}%")
+                log.write(work.elapsed(), iteration=0, test_top1=work.before)
             for iteration in work.loop:
                 ui.progress(work.loop.progress)
+                work.show(log)
                 stop.check()
                 if iteration % job.options.save_every == 0 and not work.loop.done:
                     work.save_partial()
             ui.finish()
             after = work.evaluate(stop.check)
+            log.write(work.elapsed(), iteration=work.loop.iteration, test_top1=after)
         except GregError as error:
             interrupted = isinstance(error, Interrupted)
             number = error.number if isinstance(error, Interrupted) else stop.number

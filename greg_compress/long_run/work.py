@@ -5,13 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.fit import fitting, normalization_of
+from greg_compress.long_run import metrics_log
+from greg_compress.long_run.course import Course
 from greg_compress.long_run.job import Job, Phase
+from greg_compress.long_run.metrics_log import MetricsLog, require_log
+from greg_compress.long_run.pace import Pace, end_in, measured
 from greg_compress.long_run.resume import percent_or_none, reopen
 from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
@@ -21,7 +26,6 @@ from greg_compress.state import files, history
 from greg_compress.state.models import Opened, weights_of
 from greg_compress.training import numerics
 from greg_compress.training.batches import Batches
-from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
 from greg_compress.training.randomness import generator
 from greg_compress.training.schedule import Schedule
@@ -34,21 +38,60 @@ class Work:
 
     job: Job
     opened: Opened
-    data: Dataset
+    course: Course
     loop: Loop
     phase: Phase | None
-    device: torch.device
     before: float | None
     seconds: float
     """Spent in earlier parts of the run."""
     started: float
+    allowed: int | None
+    """Iterations that a budget allows."""
+    pace: Pace | None
 
     def elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
 
     def evaluate(self, check: Callable[[], None]) -> float:
-        normalization = normalization_of(self.opened.state)
-        return evaluate(self.opened.model, self.data.test, normalization, self.device, check, self.loop.world).top1
+        return self.course.evaluate(self.course.test, check)
+
+    def expected(self) -> dict[str, Any]:
+        """How long it will take from here, by the pace that was measured."""
+        assert self.pace is not None
+        iterations = self.loop.schedule.total - self.loop.iteration
+        seconds = self.pace.seconds(iterations)
+        undecided = {"l1_differs": None} if self.phase else {}
+        figures = {**self._figures(None), **undecided, "iterations": iterations, "seconds": seconds}
+        return {**figures, "seconds_per_iteration": self.pace.step, "end": end_in(seconds)}
+
+    def _figures(self, after: float | None) -> dict[str, Any]:
+        """What the command has to show."""
+        log = self.loop.log
+        return {
+            "top1_before": self.before,
+            "top1_after": after,
+            "val_top1": log[-1].get("val_top1") if log else None,
+            "iterations": self.loop.iteration,
+            "processes": self.loop.world.size,
+            **(self.phase.conclude()[1] if self.phase else {}),
+        }
+
+    def begin_log(self) -> MetricsLog:
+        path = self.job.options.log if self.loop.world.rank == 0 else None
+        if path is not None:
+            output = self.job.output
+            taken = {output.path, output.partial, Path(self.job.model.model)}
+            require_log(path, taken, replace=output.force or output.resume)
+        return MetricsLog(path, self.loop.iteration)
+
+    def show(self, log: MetricsLog) -> None:
+        """Write a line to the log now and then; called after each iteration, by all processes."""
+        last = self.loop.log[-1] if self.loop.log else {}
+        ended = last.get("iteration") == self.loop.iteration
+        if self.job.options.log is not None and (ended or self.loop.iteration % metrics_log.EVERY == 0):
+            now = self.loop.recent()
+            figures = {name: getattr(now, name) for name in ("iteration", "phase", "epoch", "loss", "top1", "lr")}
+            log.write(self.elapsed(), **figures, **now.extra, val_top1=last.get("val_top1") if ended else None)
 
     def go_on(self, saved: dict[str, Any], ui: Reporter) -> None:
         """From where OUT.partial was saved."""
@@ -80,6 +123,7 @@ class Work:
             "options": self.job.recorded,
             "loop": position,
             "processes": self.loop.world.size,
+            "allowed": self.allowed,
             "top1_before": self.before,
             "digest": self.opened.digest,
             "clock": {"seconds": self.elapsed()},
@@ -91,26 +135,19 @@ class Work:
         """Write OUT, drop OUT.partial and return the command's figures."""
         state, job = self.opened.state, self.job
         untrained = not state.history and job.command != "train"
-        log = self.loop.log
-        plan, figures = self.phase.conclude() if self.phase else (state.plan, {})
-        metrics = {
-            "top1_before": self.before,
-            "top1_after": after,
-            "val_top1": log[-1].get("val_top1") if log else None,
-            "iterations": self.loop.iteration,
-            **figures,
-        }
+        metrics = self._figures(after)
         if self.loop.world.rank:
             return metrics
         entry = history.entry(
             job.command,
             job.recorded,
-            {**metrics, "log": log, "processes": self.loop.world.size},
+            {**metrics, "log": self.loop.log},
             model=job.recorded["model"],
             digest=self.opened.digest,
             untrained=untrained,
             seconds=self.elapsed(),
         )
+        plan = self.phase.conclude()[0] if self.phase else state.plan
         weights = weights_of(self.opened.model)
         result = replace(state, stage=job.stage, weights=weights, plan=plan, history=[*state.history, entry])
         files.save(result, job.output.path, replace=job.output.force)
@@ -129,18 +166,27 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     opened.state.data = data.name
     opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     opened.state.memory_format = "channels_last"
-    loop, phase = _loop(job, opened, data, world, device)
-    work = Work(job, opened, data, loop, phase, device, None, 0.0, time.monotonic())
+    course = _course(job, opened, data, world, device)
+    allowed = None if saved is None else saved["allowed"]
+    pace = None
+    if job.options.timing or (job.budget is not None and saved is None):
+        pace = measured(course)
+    if pace is not None and job.budget is not None and saved is None:
+        allowed = pace.iterations_in(job.budget)
+    loop, phase = _loop(job, opened, course, allowed)
+    work = Work(job, opened, course, loop, phase, None, 0.0, time.monotonic(), allowed, pace)
     if saved is not None:
         work.go_on(saved, ui)
     return work
 
 
-def _loop(job: Job, opened: Opened, data: Dataset, world: World, device: torch.device) -> tuple[Loop, Phase | None]:
+def _course(job: Job, opened: Opened, data: Dataset, world: World, device: torch.device) -> Course:
+    """What a run trains and evaluates on."""
     options = job.options
     train, held_out = _split(data.train, options)
     normalization = normalization_of(opened.state)
-    batches = Batches(train.on(device), normalization, options.batch_size, options.seed, Share(world.rank, world.size))
+    share = Share(world.rank, world.size)
+    batches = Batches(train.on(device), normalization, options.batch_size, options.seed, share)
     _require_images_for_all(batches, options, world)
     settings = Settings(
         momentum=options.momentum,
@@ -151,19 +197,17 @@ def _loop(job: Job, opened: Opened, data: Dataset, world: World, device: torch.d
         accumulate=options.accumulate,
         sync_bn=options.sync_bn,
     )
-    phase = job.phase(opened.model, opened.state, len(batches)) if job.phase else None
-    total = phase.iterations if phase else options.total(len(batches))
+    objective = job.objective(opened.state, data, settings)
+    return Course(opened.model, batches, settings, objective, world, normalization, data.test, held_out)
+
+
+def _loop(job: Job, opened: Opened, course: Course, allowed: int | None) -> tuple[Loop, Phase | None]:
+    options, steps = job.options, len(course.batches)
+    phase = job.phase(opened.model, opened.state, steps, allowed) if job.phase else None
+    total = phase.iterations if phase else options.total(steps)
     warmup = total // 20 if options.warmup is None else options.warmup
     schedule = Schedule(options.lr, total, options.decay, warmup)
-
-    def validate() -> float:
-        assert held_out is not None
-        return evaluate(opened.model, held_out, normalization, device, world=world).top1
-
-    objective = job.objective(opened.state, data, settings)
-    regularizer = phase.regularizer if phase else None
-    checked = validate if held_out else None
-    return Loop(opened.model, batches, schedule, settings, regularizer, checked, objective, world), phase
+    return course.loop(schedule, phase.regularizer if phase else None), phase
 
 
 def _require_images_for_all(batches: Batches, options: TrainingOptions, world: World) -> None:

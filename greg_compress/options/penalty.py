@@ -47,6 +47,8 @@ class PenaltyOptions:
     pick_ceiling: float | None = None
     pick_delta: float | None = None
     recover: float | None = None
+    budget: float | None = None
+    """Seconds for the whole phase, which then decides delta, K_u and K_s."""
 
     def __post_init__(self) -> None:
         require_between("ceiling", self.ceiling, 0, 1e6)
@@ -57,6 +59,10 @@ class PenaltyOptions:
             for name in ("pick_ceiling", "pick_delta", "recover"):
                 if getattr(self, name) is not None:
                     raise RequestError(f"--{name.replace('_', '-')} would have no effect without --method greg-2")
+        require_between("budget", self.budget, 0, MANY)
+        for name in ("delta", "pick_delta", "update_every", "stabilize") if self.budget is not None else ():
+            if getattr(self, name) is not None:
+                raise RequestError(f"--{name.replace('_', '-')} is what --budget decides; give one of them")
         require_between("delta", self.delta, 1e-12, 1e6)
         require_between("update-every", self.update_every, 0, MANY)
         require_between("stabilize", self.stabilize, -1, MANY)

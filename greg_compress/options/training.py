@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from greg_compress.errors import RequestError
 from greg_compress.options.limits import MANY, require_between, require_device
@@ -54,6 +55,10 @@ class TrainingOptions:
     """Pieces of a batch (in each process) whose gradients add up to a step, for memory too small for a whole one."""
     sync_bn: bool = False
     """Whether batch normalisation sees the images of all processes."""
+    log: Path | None = None
+    """Where figures go as JSON lines while it runs."""
+    timing: bool = False
+    """Whether to say how long it would take, and stop there."""
 
     def __post_init__(self) -> None:
         require_between("accumulate", self.accumulate, 0, MANY)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from functools import cached_property
 from typing import TypeVar
 
 from greg_compress.errors import RequestError
-from greg_compress.options.penalty import Method, PenaltyOptions
+from greg_compress.options.penalty import Method, PenaltyOptions, Preset
 from greg_compress.penalty.presets import PRESETS
 
 T = TypeVar("T")
@@ -16,6 +17,11 @@ T = TypeVar("T")
 QUICK_EPOCHS, QUICK_LEAST, QUICK_MOST = 6, 300, 3000
 GROWING_SHARE = 10
 """Of the iterations that reach tau, GReg-2 spends one in so many on reaching tau' (the paper: 1,001 of 10,900)."""
+
+
+LONGEST = 105_001
+"""Iterations of the paper's phase on CIFAR: `quick` takes no more of a budget."""
+SHORTEST = 100
 
 
 @dataclass(frozen=True)
@@ -104,3 +110,38 @@ def _or(given: T | None, otherwise: T) -> T:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.3g}")
+
+
+def fitted_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float, allowed: int) -> GrowthSchedule:
+    """The schedule that a number of iterations allows: its preset's, or in the preset's proportions a shorter one.
+
+    K_u gives way first (the paper's Table 9: it hardly matters), then delta grows.
+
+    Raises:
+        RequestError: fewer than 100 iterations are allowed.
+    """
+    if allowed < SHORTEST:
+        raise RequestError(f"the budget allows {allowed} iterations, but {SHORTEST} are the least; give more time")
+    whole = resolve_schedule(options, steps_per_epoch, weight_decay)
+    total = min(allowed, LONGEST if options.preset is Preset.QUICK else whole.iterations)
+    if total == whole.iterations:
+        return whole
+    stabilize = whole.stabilize * total // whole.iterations
+    picking = whole.picking
+    most = whole.updates + (picking.updates if picking else 0)
+    every = max(1, min(whole.update_every, (total - stabilize) // most))
+    updates = (total - stabilize - 1) // every + 1
+    rest = _literal(whole.ceiling)
+    if picking is not None:
+        grow = max(2, updates * picking.updates // most)
+        picking = replace(picking, delta=_rounded_up(_literal(picking.ceiling) / (grow - 1)))
+        updates -= picking.updates
+        rest -= picking.updates * _literal(picking.delta)
+    delta = _rounded_up(rest / (updates - 1))
+    return GrowthSchedule(whole.ceiling, delta, every, stabilize, whole.stop_ratio, picking)
+
+
+def _rounded_up(value: Fraction) -> float:
+    """To three digits, so that no more updates are needed than there is time for."""
+    exact = Decimal(value.numerator) / Decimal(value.denominator)
+    return float(Context(prec=3, rounding=ROUND_CEILING).plus(exact))

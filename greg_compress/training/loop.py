@@ -7,7 +7,7 @@ nothing of files either: it is an iterator, and whoever drives it saves between 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
@@ -106,6 +106,8 @@ class Loop:
         self.iteration = 0
         self.log: list[dict[str, float]] = []
         self._epoch = Tally(settings.device)
+        self._recent = Tally(settings.device)
+        """Since :meth:`recent` was last asked."""
         self._unchecked: list[Tensor] = []
         """Losses of the last iterations, which nobody has looked at yet."""
 
@@ -161,7 +163,9 @@ class Loop:
         loss = self.objective(images, output, labels)
         # The mean over processes is still to come, and pieces may differ by an image.
         self._scaler.scale(loss * (len(labels) * self.world.size / self.batches.size)).backward()
-        self._epoch.add(loss.detach(), (output.detach().argmax(1) == labels).sum(), len(labels))
+        hits = (output.detach().argmax(1) == labels).sum()
+        for tally in (self._epoch, self._recent):
+            tally.add(loss.detach(), hits, len(labels))
         return loss.detach()
 
     def _end_epoch(self, epoch: int) -> None:
@@ -202,6 +206,16 @@ class Loop:
             extra=self.regularizer.status() if self.regularizer else {},
         )
 
+    def recent(self) -> Progress:
+        """Where the run stands, by the images of all processes since this was last asked (waits for the device)."""
+        loss, top1, _ = self._recent.means(self.world)
+        self._recent.clear()
+        return replace(self.progress(), loss=loss, top1=top1)
+
+    def wait(self) -> None:
+        """For the device, so that a clock shows what a step takes."""
+        self._epoch.means()
+
     def state_dict(self) -> dict[str, Any]:
         """Everything but the weights that a run needs to go on as if never stopped."""
         return {
@@ -210,6 +224,7 @@ class Loop:
             "regularizer": self.regularizer.state_dict() if self.regularizer else None,
             "scaler": self._scaler.state_dict(),
             "epoch": self._epoch.saved(self.world),
+            "recent": self._recent.saved(self.world),
             "log": self.log,
         }
 
@@ -226,6 +241,7 @@ class Loop:
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
         self._epoch.load(state["epoch"], self.world)
+        self._recent.load(state["recent"], self.world)
         if not all(isinstance(value, (int, float)) for record in state["log"] for value in record.values()):
             raise ValueError("a log of other things than numbers")
         self.log = list(state["log"])
