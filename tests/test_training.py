@@ -27,6 +27,7 @@ from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.loop import Loop, Settings
+from greg_compress.training.numerics import configure_cuda
 from greg_compress.training.randomness import generator, seed_of
 from greg_compress.training.schedule import Schedule
 
@@ -53,7 +54,15 @@ def part(count: int = 40) -> Part:
     return Part(images, torch.arange(count) % 3, padding=1, flips=True)
 
 
-def make_loop(model: nn.Module, total: int = 20, penalised: bool = True, seed: int = 0, lr: float = 0.05) -> Loop:
+def make_loop(
+    model: nn.Module,
+    total: int = 20,
+    penalised: bool = True,
+    seed: int = 0,
+    lr: float = 0.05,
+    precision: Precision = Precision.FP32,
+    accumulate: int = 1,
+) -> Loop:
     batches = Batches(part(), NORMAL, batch_size=8, seed=seed)
     penalty = None
     if penalised:
@@ -61,7 +70,7 @@ def make_loop(model: nn.Module, total: int = 20, penalised: bool = True, seed: i
         plan = Plan({"a": Share(4, 2, (1, 3)), "b": Share(3, 2, (0,))})
         aim = Units(model, wiring, Penalize.UNIT).picked_by(plan, recover=False)
         penalty = GrowingPenalty(GrowthSchedule(1.0, 0.1, 1, total), aim)
-    chosen = Settings(0.9, 5e-4, Precision.FP32, CPU, seed)
+    chosen = Settings(0.9, 5e-4, precision, CPU, seed, accumulate)
     return Loop(model, batches, Schedule(lr, total, Decay.COSINE, 2), chosen, penalty)
 
 
@@ -85,15 +94,21 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 
 @settings(max_examples=10, deadline=None)
-@given(stop=st.integers(1, 19), penalised=st.booleans())
-def test_resumed_equals_uninterrupted(stop: int, penalised: bool) -> None:
+@given(
+    stop=st.integers(1, 19),
+    penalised=st.booleans(),
+    precision=st.sampled_from([Precision.FP32, Precision.BF16, Precision.FP16]),
+    accumulate=st.integers(1, 3),
+)
+def test_resumed_equals_uninterrupted(stop: int, penalised: bool, precision: Precision, accumulate: int) -> None:
+    kind: dict[str, Any] = {"penalised": penalised, "precision": precision, "accumulate": accumulate}
     torch.manual_seed(1)
     model = Small()
     straight, stopped, resumed = (copy.deepcopy(model) for _ in range(3))
-    whole = make_loop(straight, penalised=penalised)
+    whole = make_loop(straight, **kind)
     list(whole)
 
-    loop = make_loop(stopped, penalised=penalised)
+    loop = make_loop(stopped, **kind)
     for iteration in loop:
         if iteration == stop:
             break
@@ -103,7 +118,7 @@ def test_resumed_equals_uninterrupted(stop: int, penalised: bool) -> None:
     saved = torch.load(buffer, weights_only=True)
     torch.rand(17)  # whatever else a new process draws first
     resumed.load_state_dict(saved["weights"])
-    again = make_loop(resumed, penalised=penalised)
+    again = make_loop(resumed, **kind)
     again.load_state_dict(saved["loop"])
     list(again)
     assert_same(everything(whole), everything(again))
@@ -137,6 +152,51 @@ def test_the_loop_equals_sgd_written_out() -> None:
         F.cross_entropy(theirs(images), labels).backward()
         optimizer.step()
     assert_same(ours.state_dict(), theirs.state_dict())
+
+
+class Watching:
+    """A regularizer that only looks at the gradients that it gets."""
+
+    finished, phase = False, "watching"
+
+    def __init__(self, model: nn.Module) -> None:
+        self.parameters, self.seen = list(model.parameters()), list[Tensor]()
+
+    def add_gradients(self) -> None:
+        self.seen.append(torch.cat([p.grad.flatten() for p in self.parameters if p.grad is not None]))
+
+    def status(self) -> dict[str, float]:
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def test_the_penalty_meets_unscaled_gradients_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 scales the loss by 65,536; two pieces are added up. The penalty sees what it would see without both."""
+    monkeypatch.setattr(F, "dropout", lambda x, *_: x)
+    seen = []
+    for precision, accumulate in ((Precision.FP32, 1), (Precision.FP16, 1), (Precision.FP16, 2)):
+        torch.manual_seed(1)
+        model = Small()
+        model.bn = nn.Identity()  # type: ignore[assignment]
+        loop = make_loop(model, total=3, penalised=False, precision=precision, accumulate=accumulate)
+        loop.regularizer = watching = Watching(model)
+        list(loop)
+        assert len(watching.seen) == 3
+        seen.append(watching.seen[0])
+    for half in seen[1:]:
+        torch.testing.assert_close(half, seen[0], rtol=2e-2, atol=2e-3)
+    assert seen[0].norm() > 0.05
+
+
+def test_flags_of_cuda_are_refused_on_the_cpu() -> None:
+    for flag in ("tf32", "deterministic"):
+        with pytest.raises(RequestError, match=f"--{flag} would have no effect on the CPU"):
+            configure_cuda(CPU, **{"tf32": False, "deterministic": False, flag: True})
+    configure_cuda(CPU, tf32=False, deterministic=False)
 
 
 @settings(max_examples=10, deadline=None)

@@ -169,6 +169,13 @@ def training_options(
     sync_bn: Annotated[
         bool, Option("--sync-bn", help="Batch normalisation over the images of all processes (torchrun).")
     ] = False,
+    compiled: Annotated[
+        bool, Option("--compile", help="Let torch.compile make the network faster; needs a C++ compiler on CPUs.")
+    ] = False,
+    tf32: Annotated[bool, Option("--tf32", help="CUDA: float32 products in TensorFloat-32.")] = False,
+    deterministic: Annotated[
+        bool, Option("--deterministic", help="CUDA: only algorithms that repeat bit for bit.")
+    ] = False,
     log: Annotated[
         Path | None, Option("--log", metavar="FILE", help="Figures as JSON lines, readable while it runs.")
     ] = None,
@@ -188,7 +195,8 @@ def training_options(
         chosen.batch_size if batch_size is None else batch_size,
         epochs, iterations, warmup, momentum,
         chosen.weight_decay if weight_decay is None else weight_decay,
-        precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn, log, timing,
+        precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn, compiled, tf32,
+        deterministic, log, timing,
     )  # fmt: skip
 
 

@@ -33,9 +33,11 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
         ui.note(f"{job.output.path} is finished already")
         return done
     numerics.flush_denormals()
+    numerics.keep_freed_memory()
     place = processes.place()
     try:
         world, device = meet(place, job.options.device)
+        numerics.configure_cuda(device, tf32=job.options.tf32, deterministic=job.options.deterministic)
         return _lived(job, world, device, ui)
     except RuntimeError as error:
         if place.alone or not is_lost_connection(error):

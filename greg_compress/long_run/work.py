@@ -196,6 +196,7 @@ def _course(job: Job, opened: Opened, data: Dataset, world: World, device: torch
         seed=options.seed,
         accumulate=options.accumulate,
         sync_bn=options.sync_bn,
+        compiled=options.compiled,
     )
     objective = job.objective(opened.state, data, settings)
     return Course(opened.model, batches, settings, objective, world, normalization, data.test, held_out)

@@ -55,6 +55,12 @@ class TrainingOptions:
     """Pieces of a batch (in each process) whose gradients add up to a step, for memory too small for a whole one."""
     sync_bn: bool = False
     """Whether batch normalisation sees the images of all processes."""
+    compiled: bool = False
+    """Whether torch.compile makes the network faster."""
+    tf32: bool = False
+    """Whether CUDA may round the factors of float32 products to 10 bits."""
+    deterministic: bool = False
+    """Whether CUDA takes algorithms that repeat bit for bit."""
     log: Path | None = None
     """Where figures go as JSON lines while it runs."""
     timing: bool = False

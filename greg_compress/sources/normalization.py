@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -19,11 +20,17 @@ class Normalization:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Map uint8 or floating-point images (N, C, H, W) to float32."""
-        mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in (self.mean, self.std))
+        mean, std = (_column(values, images.device) for values in (self.mean, self.std))
         return images.to(torch.float32, copy=True).mul_(self.scale).sub_(mean).div_(std)
 
     def to_json(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+
+@cache
+def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(C, 1, 1), sent to the device once: sending waits for it."""
+    return torch.tensor(values, device=device).view(-1, 1, 1)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Accuracy:
     samples: int
 
 
-def logits(model: nn.Module, images: Tensor) -> Tensor:
+def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
     """Run a classifier, (N, C, H, W) -> (N, classes) in float32 at least.
 
     Raises:

@@ -63,6 +63,8 @@ class Settings:
     """Pieces that a process makes of its share of a batch, one after the other."""
     sync_bn: bool = False
     """Whether batch normalisation sees the images of all processes."""
+    compiled: bool = False
+    """Whether torch.compile makes the network faster; then a resumed run may differ in the last bits."""
 
 
 class Loop:
@@ -94,7 +96,9 @@ class Loop:
         self.validate = validate
         self.objective = objective
         self.world = world
-        self._forward = world.parallel(model, settings.device, settings.sync_bn)
+        shared = world.parallel(model, settings.device, settings.sync_bn)
+        self._shared = shared
+        self._forward: Callable[[Tensor], Any] = torch.compile(shared) if settings.compiled else shared
         self.optimizer = torch.optim.SGD(
             model.parameters(),
             lr=schedule.lr,
@@ -142,7 +146,7 @@ class Loop:
         losses = []
         for number in range(pieces):
             piece = Share(number, pieces).of(len(labels))
-            with self.world.alone_until(number == pieces - 1, self._forward):
+            with self.world.alone_until(number == pieces - 1, self._shared):
                 losses.append(self._add_gradients(images[piece], labels[piece]))
         self._scaler.unscale_(self.optimizer)
         if self.regularizer is not None:
