@@ -188,7 +188,10 @@ def test_stop_ratio_ends_pushing_when_the_weakest_group_has_separated() -> None:
     assert penalty.phase == "pushing"
     weights[1].data[2:] = 0
     penalty.add_gradients()
+    measured_at = penalty.strength
+    penalty.add_gradients()  # what an update measures, the next one reads
     assert penalty.phase == "stabilizing"
+    assert penalty.strength == measured_at
     assert penalty.status()["weakest_ratio"] < float("inf")
 
 
