@@ -53,8 +53,8 @@ class Setting:
 
 
 SETTINGS = (
-    Setting("resnet56", resnet56, 32, 128, "0.5", 10, 5),
-    Setting("resnet50", torchvision.models.resnet50, 224, 8, "[0, 0.6, 0.6, 0.6, 0.21]", 5, 5),
+    Setting("resnet56", resnet56, 32, 128, "0.5", 10, 3),
+    Setting("resnet50", torchvision.models.resnet50, 224, 8, "[0, 0.6, 0.6, 0.6, 0.21]", 5, 3),
 )
 
 
