@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from greg_compress.errors import RequestError
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
+from greg_compress.penalty.fused import Pull, Separation
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, Picking, resolve_schedule
@@ -188,7 +192,10 @@ def test_stop_ratio_ends_pushing_when_the_weakest_group_has_separated() -> None:
     assert penalty.phase == "pushing"
     weights[1].data[2:] = 0
     penalty.add_gradients()
+    measured_at = penalty.strength
+    penalty.add_gradients()  # what an update measures, the next one reads
     assert penalty.phase == "stabilizing"
+    assert penalty.strength == measured_at
     assert penalty.status()["weakest_ratio"] < float("inf")
 
 
@@ -405,3 +412,206 @@ def test_greg_2_goes_on_from_its_state_with_its_picks(stop: int) -> None:
     assert torch.equal(straight.a.weight, stopped.a.weight)
     assert whole.picks == second.picks
     assert (whole.status(), whole.phase) == (second.status(), second.phase)
+
+
+# All layers at once
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> list[tuple[nn.Parameter, int, list[str]]]:
+    """Weights, the dimension of their filters, and the fate of each filter."""
+    found = []
+    for _ in range(draw(st.integers(1, 4))):
+        filters, dims = draw(st.integers(2, 6)), draw(st.integers(1, 4))
+        makes = draw(st.integers(0, min(1, dims - 1)))
+        shape = [draw(st.integers(1, 4)) for _ in range(dims)]
+        shape[makes] = filters
+        weight = torch.randn(
+            shape, dtype=torch.float64, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))
+        )
+        if dims == 4 and draw(st.booleans()):
+            weight = weight.to(memory_format=torch.channels_last)
+        rest = draw(st.lists(st.sampled_from(["picked", "kept", "other"]), min_size=filters - 2, max_size=filters - 2))
+        found.append((nn.Parameter(weight), makes, draw(st.permutations(["picked", "kept", *rest]))))
+    return found
+
+
+def mask(weight: Tensor, makes: int, fates: Sequence[str], fate: str) -> Tensor:
+    rows = torch.tensor([float(each == fate) for each in fates], dtype=weight.dtype)
+    return rows.view([-1 if dim == makes else 1 for dim in range(weight.dim())])
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.sampled_from([0.0, -0.3]), st.floats(1e-5, 5), st.data())
+def test_pulling_at_all_layers_equals_a_loop_over_filters(
+    network: list[tuple[nn.Parameter, int, list[str]]], recover: float, strength: float, data: st.DataObject
+) -> None:
+    recovers = data.draw(st.booleans())
+    targets, wanted = [], []
+    for weight, makes, fates in network:
+        kept = mask(weight, makes, fates, "kept") if recovers else None
+        targets.append(Target(weight, mask(weight, makes, fates, "picked"), kept))
+        weight.grad = None if data.draw(st.booleans()) else torch.randn_like(weight)
+        if weight.grad is not None and data.draw(st.booleans()):
+            weight.grad = weight.grad.contiguous()
+        plain = None if weight.grad is None else weight.grad.clone()
+        for j, fate in enumerate(fates if plain is not None else ()):
+            factor = {"picked": strength, "kept": recover * recovers, "other": 0.0}[fate]
+            plain.select(makes, j).add_(factor * weight.detach().select(makes, j))
+        wanted.append(plain)
+    pull = Pull(targets, recover)
+    others = [weight.grad for weight, _, _ in network]
+    for weight, _, _ in network:
+        weight.grad = None
+    pull.add(0.5 * strength)  # nothing to pull at, and another lambda than the one that counts
+    for (weight, _, _), gradient in zip(network, others, strict=True):
+        weight.grad = gradient
+    pull.add(strength)
+    for (weight, _, _), gradient in zip(network, wanted, strict=True):
+        assert (weight.grad is None) == (gradient is None)
+        if weight.grad is not None:
+            torch.testing.assert_close(weight.grad, gradient, rtol=1e-12, atol=1e-14)
+
+
+@settings(max_examples=60, deadline=None)
+@given(layers(), st.sampled_from([1, 20, 2**20]), st.sampled_from([1.0, 1e-9, 0.0]))
+def test_measuring_all_layers_equals_a_loop_over_filters(
+    network: list[tuple[nn.Parameter, int, list[str]]], block: int, scale: float
+) -> None:
+    """Also where picked filters are 1e9 times smaller, and where they are nothing at all."""
+    gauges, wanted = [], []
+    for weight, makes, fates in network:
+        means = {}
+        for fate in ("picked", "kept"):
+            chosen = [j for j, each in enumerate(fates) if each == fate]
+            for j in chosen if fate == "picked" else ():
+                weight.data.select(makes, j).mul_(scale)
+            means[fate] = sum(float(weight.detach().select(makes, j).abs().mean()) for j in chosen) / len(chosen)
+        kept, picked = (
+            torch.tensor([j for j, each in enumerate(fates) if each == fate]) for fate in ("kept", "picked")
+        )
+        gauges.append(Gauge(weight, kept, picked, makes))
+        wanted.append(means["kept"] / max(means["picked"], 1e-12))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("greg_compress.penalty.fused.BLOCK", block)
+        separation = Separation(gauges)
+    for _ in range(2):  # the memory is used again
+        found = separation.ratios()
+        torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
+
+
+WAITS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
+
+
+class Operations(TorchDispatchMode):
+    """Writes down what reaches the device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class Calls(TorchFunctionMode):
+    """Counts what Python asks of torch; attributes alone are free."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") != "__get__"
+        return func(*args, **(kwargs or {}))
+
+
+def many(layers: int, filters: int, device: str = "cpu") -> GrowingPenalty:
+    """GReg-2 that has picked."""
+    targets, gauges = [], []
+    for _ in range(layers):
+        weight = nn.Parameter(torch.ones(filters, 3, 2, 2, device=device))
+        weight.grad = torch.zeros_like(weight)
+        rows = (torch.arange(filters, device=device) % 2).float().view(-1, 1, 1, 1)
+        targets.append(Target(weight, rows, 1 - rows))
+        numbers = torch.arange(filters, device=device)
+        gauges.append(Gauge(weight, numbers[::2], numbers[1::2]))
+    # Nothing can be brought to the host from a device without memory.
+    stop_ratio = None if device == "meta" else 5.0
+    schedule = GrowthSchedule(1.0, 1e-4, 1, 3, stop_ratio, Picking(0.5e-4, 1e-4, -5e-4))
+    aim = Aim(targets, gauges)
+    penalty = GrowingPenalty(schedule, Aim(targets), lambda saved: (Plan({}), aim))
+    for _ in range(2):
+        penalty.add_gradients()
+    return penalty
+
+
+def operations(penalty: GrowingPenalty) -> list[str]:
+    with Operations() as seen:
+        for _ in range(3):
+            penalty.add_gradients()
+    return seen.names
+
+
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_no_call_waits_for_the_device(device: str) -> None:
+    names = operations(many(3, 4, device))
+    assert "_foreach_addcmul_" in names
+    assert not set(names) & set(WAITS)
+
+
+def test_that_check_sees_a_penalty_that_waits() -> None:
+    class Impatient(GrowingPenalty):
+        def _measure(self) -> None:
+            super()._measure()
+            assert self._ratios is None or bool((self._ratios > 0).all())
+
+    penalty = many(3, 4)
+    penalty.__class__ = Impatient
+    assert set(operations(penalty)) & set(WAITS)
+
+
+def test_more_filters_and_more_layers_take_no_more_calls() -> None:
+    def counted(penalty: GrowingPenalty) -> int:
+        with Calls() as seen:
+            for _ in range(3):
+                penalty.add_gradients()
+        return seen.count
+
+    assert operations(many(3, 4)) == operations(many(3, 40)) == operations(many(30, 4))
+    assert counted(many(3, 4)) == counted(many(3, 40)) == counted(many(30, 4))
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_pushing_ends_at_the_same_iteration_wherever_it_was_interrupted(every: int) -> None:
+    def fresh() -> tuple[GrowingPenalty, Callable[[int], None]]:
+        weights = nn.Parameter(torch.ones(4, 2))
+        gauge = Gauge(weights, torch.tensor([0]), torch.tensor([1, 2, 3]))
+        target = Target(weights, torch.tensor([0.0, 1.0, 1.0, 1.0]).view(-1, 1))
+        penalty = GrowingPenalty(GrowthSchedule(100.0, 0.1, every, 4, stop_ratio=2.0), Aim([target], [gauge]))
+
+        def advance(steps: int) -> None:
+            for _ in range(steps):
+                weights.grad = torch.zeros_like(weights)
+                penalty.add_gradients()
+                weights.data -= 0.1 * weights.grad
+
+        return penalty, advance
+
+    straight, advance = fresh()
+    advance(60)
+    wanted = straight.state_dict()
+    assert wanted["stabilizing_since"] in range(every, 50)
+    assert wanted["stabilizing_since"] % every == 0
+    for stop in range(wanted["stabilizing_since"] + 2):
+        first, before = fresh()
+        before(stop)
+        second, after = fresh()
+        second.load_state_dict(first.state_dict())
+        for cell_from, cell_to in zip(first._gauges, second._gauges, strict=True):
+            cell_to.weight.data.copy_(cell_from.weight.data)
+        after(60 - stop)
+        found = second.state_dict()
+        assert torch.equal(found.pop("ratios"), wanted["ratios"])
+        assert found == {name: value for name, value in wanted.items() if name != "ratios"}

@@ -9,7 +9,8 @@ once per step, after both. SGD only: adaptive optimizers divide lambda away. The
 a decaying one takes the force out of lambda.
 
 :mod:`.presets` holds the settings (no torch), :mod:`.schedule` turns them into counts, :mod:`.targets` finds
-what is pulled at, :mod:`.growing` is the state machine. Not here: scores (`criteria`), loops, files, printing.
+what is pulled at, :mod:`.growing` is the state machine, :mod:`.fused` pulls and measures, all layers at once. Not
+here: scores (`criteria`), loops, files, printing.
 
 Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularization-Pruning) differ, what greg does:
 
@@ -23,7 +24,8 @@ Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularizat
   Code: none. Here: none.
 - When pushing ends. Text: at lambda > tau. Code: also once kept filters are 1000 times larger than picked ones (moving
   average; GReg-1 waits for all layers, GReg-2 stops layer by layer). Here: the text's; `--stop-ratio 1000` and preset
-  `repo-cifar` end it early, once every group has separated.
+  `repo-cifar` end it early, once every group has separated. What an update measures the next one reads (to look at
+  once would wait for the device): it ends K_u iterations later than in the code, without growing once more.
 - K_s and the batch size on CIFAR. Text: 5,000 and 256 (Tables 8 and 5). Code: 10,000 and 128 (for ResNet-56). Here:
   presets `paper-cifar` and `repo-cifar`.
 - What is cut. Text: a final L1 sort (line 15). Code: the picks. Here: the picks; `prune` says how many it would change.

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
+from greg_compress.penalty.fused import Answer, Pull, Separation
 from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Aim
 
@@ -38,7 +38,6 @@ class GrowingPenalty:
         if (pick is None) != (schedule.picking is None):
             raise ValueError("a schedule with picking needs something that picks, and no other does")
         self.schedule = schedule
-        self._aim = aim
         self._pick = pick
         self._iteration = 0
         self._growths = 0
@@ -46,6 +45,9 @@ class GrowingPenalty:
         self._stabilizing_since: int | None = None
         self._picks: dict[str, Any] | None = None
         self._ratios: Tensor | None = None
+        self._separated: Answer | None = None
+        """Whether every group's ratio had reached the limit at the last update."""
+        self._take(aim)
 
     @property
     def strength(self) -> float:
@@ -70,18 +72,15 @@ class GrowingPenalty:
         return self._picks
 
     def add_gradients(self) -> None:
-        """Grow lambda if it is due, and add lambda * w to the gradients of the units."""
+        """Grow lambda if it is due, and add lambda * w to the gradients of the units.
+
+        It never waits for the device, but for the one time that GReg-2 picks.
+        """
         if self._stabilizing_since is None and self._iteration % self.schedule.update_every == 0:
             self._update()
-        strength, recover = self.strength, self.schedule.picking.recover if self.schedule.picking else 0.0
-        for target in self._aim.targets:
-            gradient, weight = target.parameter.grad, target.parameter.detach()
-            if gradient is not None:
-                gradient.addcmul_(weight, target.picked, value=strength)
-                if target.kept is not None:
-                    gradient.addcmul_(weight, target.kept, value=recover)
+        self._pull.add(self.strength)
         self._iteration += 1
-        if self._stabilizing_since is None and self._pushed_enough():
+        if self._stabilizing_since is None and self._updates >= self.schedule.updates:
             self._stabilizing_since = self._iteration
 
     def _update(self) -> None:
@@ -91,25 +90,33 @@ class GrowingPenalty:
                 self._growths += 1
                 return
             self._decide(None)
+        if self._separated:
+            self._stabilizing_since = self._iteration
+            return
         self._updates += 1
         self._measure()
 
     def _decide(self, saved: dict[str, Any] | None) -> None:
         assert self._pick is not None
-        picks, self._aim = self._pick(saved)
+        picks, aim = self._pick(saved)
+        self._take(aim)
         self._picks = picks.to_json()
 
-    def _pushed_enough(self) -> bool:
-        if self._updates >= self.schedule.updates:
-            return True
-        limit = self.schedule.stop_ratio
-        return limit is not None and self._ratios is not None and bool((self._ratios >= limit).all())
+    def _take(self, aim: Aim) -> None:
+        self._gauges = aim.gauges
+        self._pull = Pull(aim.targets, self.schedule.picking.recover if self.schedule.picking else 0.0)
+        self._separation = Separation(aim.gauges) if aim.gauges else None
 
     def _measure(self) -> None:
-        if self._aim.gauges:
-            now = torch.stack([gauge.ratio() for gauge in self._aim.gauges])
+        if self._separation is not None:
+            now = self._separation.ratios()
             old = now if self._ratios is None else self._ratios
-            self._ratios = RATIO_DECAY * old + (1 - RATIO_DECAY) * now
+            self._move(RATIO_DECAY * old + (1 - RATIO_DECAY) * now)
+
+    def _move(self, ratios: Tensor) -> None:
+        self._ratios = ratios
+        limit = self.schedule.stop_ratio
+        self._separated = None if limit is None else Answer((ratios >= limit).all())
 
     def status(self) -> dict[str, float]:
         measured = {} if self._ratios is None else {"weakest_ratio": float(self._ratios.min())}
@@ -146,7 +153,9 @@ class GrowingPenalty:
             self._decide(state["picks"])
         self._iteration, self._growths, self._updates = iteration, growths, updates
         self._stabilizing_since = since
-        ratios, gauges = state["ratios"], self._aim.gauges
+        ratios, gauges = state["ratios"], self._gauges
         if ratios is not None and (tuple(ratios.shape) != (len(gauges),) or not bool((ratios > 0).all())):
             raise ValueError(f"{len(gauges)} groups, but other moving ratios")
-        self._ratios = None if ratios is None else ratios.to(gauges[0].weight.device)
+        self._ratios = self._separated = None
+        if ratios is not None:
+            self._move(ratios.to(gauges[0].weight.device))

@@ -11,11 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from greg_compress.options.penalty import Penalize
 from greg_compress.selection.plan import Plan
-from greg_compress.wiring.groups import Wiring, filter_sizes, unit_rows
-
-SMALLEST = 1e-12
-"""The picked filters' mean magnitude is clamped to this, so that a ratio stays a number."""
-
+from greg_compress.wiring.groups import Wiring, unit_rows
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 """Whose scale and shift belong to a unit."""
@@ -33,18 +29,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Gauge:
-    """A source that scores a group, in which kept and picked filters are compared."""
+    """A source that scores a group, in which kept and picked filters (by their index) are compared."""
 
     weight: nn.Parameter
     kept: Tensor
     picked: Tensor
     makes: int = 0
     """The dimension of the weight that holds its filters."""
-
-    def ratio(self) -> Tensor:
-        """Mean |w| of the kept filters over that of the picked ones (a scalar tensor)."""
-        sizes = filter_sizes(self.weight.detach(), self.makes)
-        return sizes[self.kept].mean() / sizes[self.picked].mean().clamp(min=SMALLEST)
 
 
 @dataclass(frozen=True)
@@ -106,4 +97,6 @@ class Units:
 
 
 def _mask(rows: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
-    return rows.to(like.device, like.dtype).view(shape)
+    mask = rows.to(like.device, like.dtype).view(shape)
+    # A GPU does all layers in one launch where masks have the shapes of their parameters; a CPU would rather read less.
+    return torch.zeros_like(like).add_(mask) if like.is_cuda else mask

@@ -160,11 +160,6 @@ def group_units(run: Trace, input_shapes: Shapes) -> Wiring:
     return Wiring(run, roots, classes, found, input_shapes)
 
 
-def filter_sizes(weight: Tensor, makes: int) -> Tensor:
-    """The mean |w| of each filter along dimension `makes` of a weight, shape (filters,)."""
-    return weight.abs().movedim(makes, 0).flatten(1).mean(dim=1)
-
-
 def unit_rows(group: Group, rows: Tensor) -> Tensor:
     """For each row of a tensor (its class), the position of its unit within `group`; -1 for others."""
     order = torch.argsort(group.units)
