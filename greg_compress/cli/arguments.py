@@ -62,6 +62,19 @@ Json = Annotated[bool, Option("--json", help="One JSON document on stdout, nothi
 Force = Annotated[bool, Option("--force", help="Replace an output that exists.")]
 
 
+Accumulate = Annotated[
+    int, Option("--accumulate", metavar="N", help="Make each step of N smaller pieces, where memory is short.")
+]
+SyncBn = Annotated[bool, Option("--sync-bn", help="Batch normalisation over the images of all processes (torchrun).")]
+Compiled = Annotated[
+    bool, Option("--compile", help="Let torch.compile make the network faster; needs a C++ compiler on CPUs.")
+]
+Tf32 = Annotated[bool, Option("--tf32", help="CUDA: float32 products in TensorFloat-32.")]
+Deterministic = Annotated[bool, Option("--deterministic", help="CUDA: only algorithms that repeat bit for bit.")]
+Log = Annotated[Path | None, Option("--log", metavar="FILE", help="Figures as JSON lines, readable while it runs.")]
+Timing = Annotated[bool, Option("--time", help="Say how long it would take, from a few iterations, and stop.")]
+
+
 def model_options(
     model: Model,
     arch: Arch = None,
@@ -163,25 +176,13 @@ def training_options(
     ] = 500,
     download: Download = False,
     workers: Workers = None,
-    accumulate: Annotated[
-        int, Option("--accumulate", metavar="N", help="Make each step of N smaller pieces, where memory is short.")
-    ] = 1,
-    sync_bn: Annotated[
-        bool, Option("--sync-bn", help="Batch normalisation over the images of all processes (torchrun).")
-    ] = False,
-    compiled: Annotated[
-        bool, Option("--compile", help="Let torch.compile make the network faster; needs a C++ compiler on CPUs.")
-    ] = False,
-    tf32: Annotated[bool, Option("--tf32", help="CUDA: float32 products in TensorFloat-32.")] = False,
-    deterministic: Annotated[
-        bool, Option("--deterministic", help="CUDA: only algorithms that repeat bit for bit.")
-    ] = False,
-    log: Annotated[
-        Path | None, Option("--log", metavar="FILE", help="Figures as JSON lines, readable while it runs.")
-    ] = None,
-    timing: Annotated[
-        bool, Option("--time", help="Say how long it would take, from a few iterations, and stop.")
-    ] = False,
+    accumulate: Accumulate = 1,
+    sync_bn: SyncBn = False,
+    compiled: Compiled = False,
+    tf32: Tf32 = False,
+    deterministic: Deterministic = False,
+    log: Log = None,
+    timing: Timing = False,
     preset: PresetName = Preset.QUICK,
     default_epochs: float | None = None,
 ) -> TrainingOptions:
