@@ -11,11 +11,14 @@ hits all alike; figures are medians. On all cores: leave OMP_NUM_THREADS alone.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +40,7 @@ from greg_compress.sources.samples import Part
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.batches import Batches
 from greg_compress.training.loop import Loop, Settings
-from greg_compress.training.numerics import flush_denormals
+from greg_compress.training.numerics import flush_denormals, keep_freed_memory
 from greg_compress.training.schedule import Schedule
 from sample_models.resnet_cifar import resnet56
 
@@ -124,18 +127,51 @@ def gregs(
         yield
 
 
-def timed(running: dict[str, Iterator[None]], rounds: int, steps: int) -> dict[str, float]:
-    """Median seconds of a step of each, in turns."""
-    found: dict[str, list[float]] = {name: [] for name in running}
-    for loop in running.values():
-        for _ in range(3):
+VARIANTS: dict[str, dict[str, Any]] = {
+    "everyone's loop": {},
+    "greg, bf16": {"precision": Precision.BF16},
+    "greg, fp32": {"precision": Precision.FP32},
+    "bf16, freed memory given back": {"precision": Precision.BF16, "keep": False},
+    "bf16, contiguous": {"precision": Precision.BF16, "memory_format": torch.contiguous_format},
+    "bf16, plain SGD": {"precision": Precision.BF16, "fused": False},
+    "fp32, contiguous": {"precision": Precision.FP32, "memory_format": torch.contiguous_format},
+}
+COMPILED: dict[str, dict[str, Any]] = {
+    "bf16, --compile": {"precision": Precision.BF16, "compiled": True},
+    "fp32, --compile": {"precision": Precision.FP32, "compiled": True},
+}
+
+
+def work(connection: Connection, options: dict[str, Any]) -> None:
+    """One variant in a process of its own: on every message so many steps, answered by the seconds of one."""
+    if options:
+        flush_denormals()
+        if options.pop("keep", True):
+            keep_freed_memory()
+    loop = gregs(images(), **options) if options else everyones(images())
+    for steps in iter(connection.recv, None):
+        begun = time.perf_counter()
+        for _ in range(steps):
             next(loop)
-    for _ in range(rounds):
-        for name, loop in running.items():
-            begun = time.perf_counter()
-            for _ in range(steps):
-                next(loop)
-            found[name].append((time.perf_counter() - begun) / steps)
+        connection.send((time.perf_counter() - begun) / steps)
+
+
+def timed(variants: dict[str, dict[str, Any]], rounds: int, steps: int) -> dict[str, float]:
+    """Median seconds of a step of each, in turns."""
+    context = multiprocessing.get_context("spawn")
+    ends = {}
+    for name, options in variants.items():
+        ends[name], other = context.Pipe()
+        context.Process(target=work, args=(other, dict(options))).start()
+    found: dict[str, list[float]] = {name: [] for name in ends}
+    for number in range(rounds + 1):
+        for name, end in ends.items():
+            end.send(steps)
+            seconds = end.recv()
+            if number:  # the first round warms up
+                found[name].append(seconds)
+    for end in ends.values():
+        end.send(None)
     return {name: statistics.median(times) for name, times in found.items()}
 
 
@@ -166,26 +202,14 @@ def main() -> int:
     parser.add_argument("--compile", action="store_true", help="with the compiled variants (needs a C++ compiler)")
     parser.add_argument("--rounds", type=int, default=7)
     arguments = parser.parse_args()
-    flush_denormals()
-    part = images()
-    running = {
-        "everyone's loop": everyones(part),
-        "greg, bf16": gregs(part, Precision.BF16),
-        "greg, fp32": gregs(part, Precision.FP32),
-        "greg, bf16, contiguous": gregs(part, Precision.BF16, torch.contiguous_format),
-        "greg, fp32, contiguous": gregs(part, Precision.FP32, torch.contiguous_format),
-        "greg, bf16, plain SGD": gregs(part, Precision.BF16, fused=False),
-    }
-    if arguments.compile:
-        running["greg, bf16, --compile"] = gregs(part, Precision.BF16, compiled=True)
-        running["greg, fp32, --compile"] = gregs(part, Precision.FP32, compiled=True)
-    found = timed(running, arguments.rounds, 5)
+    found = timed(VARIANTS | (COMPILED if arguments.compile else {}), arguments.rounds, 16)
     whole = found["everyone's loop"]
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
     for name, seconds in found.items():
-        print(f"{name:26} {1 / seconds:6.2f} it/s   {whole / seconds:5.2f}x")
+        print(f"{name:30} {1 / seconds:6.2f} it/s   {whole / seconds:5.2f}x")
     if arguments.curves:
-        curves(part, 500, 2)
+        flush_denormals()
+        curves(images(), 500, 2)
     fast = whole / found["greg, bf16"] >= 3 and whole / found["greg, fp32"] >= 1.3
     return 0 if fast else 1
 
