@@ -46,7 +46,7 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
 def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[str, Any]:
     # Until the first step there is nothing to save: a signal ends it at once.
     work = begin_or_resume(job, _data(job.options, world), world, device, ui)
-    with StopSignals(world) as stop:
+    with StopSignals(world) as stop, work.saver:
         try:
             if work.before is None:
                 work.before = work.evaluate(stop.check)
@@ -59,9 +59,10 @@ def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[s
             ui.finish()
             after = work.evaluate(stop.check)
         except GregError as error:
+            work.saver.settle()
             if isinstance(error, Interrupted) or stop.number is not None:  # heard by us, or by a worker that it ended
                 if isinstance(error, Interrupted) or world.size == 1:
-                    work.save_partial()
+                    work.save_partial(last=True)
                 number = error.number if isinstance(error, Interrupted) else stop.number
                 assert number is not None
                 raise Interrupted(number, _hint(job)) from error
@@ -74,7 +75,7 @@ def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[s
             return work.finish(after)
         except GregError:
             with contextlib.suppress(GregError):
-                work.save_partial()  # OUT could not be written: the work is not lost
+                work.save_partial(last=True)  # OUT could not be written: the work is not lost
             raise
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.long_run.job import Job, Phase
 from greg_compress.long_run.resume import percent_or_none, reopen
+from greg_compress.long_run.saver import Saver, is_finite
 from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.dataset import Dataset
@@ -42,6 +43,10 @@ class Work:
     seconds: float
     """Spent in earlier parts of the run."""
     started: float
+    saver: Saver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.job.output.partial)
 
     def elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
@@ -64,18 +69,20 @@ class Work:
                 " bit for bit that of an undisturbed run"
             )
 
-    def save_partial(self) -> None:
-        """Write OUT.partial; called by all processes, since each holds a part of the position."""
+    def save_partial(self, last: bool = False) -> None:
+        """Have OUT.partial written; called by all processes, since each holds a part of the position.
+
+        Args:
+            last: whether nothing follows: it is written at once, and whatever failed before is forgotten.
+        """
         self.loop.require_finite()
         position = self.loop.state_dict()
         if self.loop.world.rank:
             return
-        weights = weights_of(self.opened.model)
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        weights = weights_of(self.opened.model, copies=not last)
+        if not all(map(is_finite, weights.values())):
             raise GregError(f"the weights are not finite after iteration {self.loop.iteration}; lower --lr")
-        state = self.opened.state
-        state.weights = weights
-        state.run = {
+        run = {
             "command": self.job.command,
             "options": self.job.recorded,
             "loop": position,
@@ -84,8 +91,7 @@ class Work:
             "digest": self.opened.digest,
             "clock": {"seconds": self.elapsed()},
         }
-        files.save(state, self.job.output.partial, replace=True)
-        state.run = None
+        (self.saver.save_now if last else self.saver.save)(replace(self.opened.state, weights=weights, run=run))
 
     def finish(self, after: float) -> dict[str, Any]:
         """Write OUT, drop OUT.partial and return the command's figures."""
@@ -102,6 +108,7 @@ class Work:
         }
         if self.loop.world.rank:
             return metrics
+        self.saver.wait()
         entry = history.entry(
             job.command,
             job.recorded,
