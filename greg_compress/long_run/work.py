@@ -13,6 +13,7 @@ from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.long_run.job import Job, Phase
 from greg_compress.long_run.resume import percent_or_none, reopen
+from greg_compress.long_run.room import require_room
 from greg_compress.long_run.saver import Saver, is_finite
 from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
@@ -140,6 +141,9 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     work = Work(job, opened, data, loop, phase, device, None, 0.0, time.monotonic())
     if saved is not None:
         work.go_on(saved, ui)
+    if world.rank == 0:
+        replaced = loop.schedule.total > job.options.save_every
+        require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced)
     return work
 
 
