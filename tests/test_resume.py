@@ -7,8 +7,10 @@ import hashlib
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -32,7 +34,7 @@ from greg_compress.state import files
 from greg_compress.state.format import State
 from greg_compress.state.models import weights_of
 from tests import program
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, ROOT, command
 from tests.test_interrupt import finish, interrupt, tensors_and_figures
 from tests.test_training import assert_same
 
@@ -525,3 +527,20 @@ def test_a_disk_too_small_is_said_before_anything_begins(
     assert re.search(r"small.pt.partial will need 0\.[1-9] MiB .* has 0.0 MiB free", ran.error())
     assert "top-1 before" not in ran.err
     assert list(begun.glob("*small.pt*")) == []
+
+
+def test_a_disk_that_really_is_small(tmp_path: Path) -> None:
+    """A file system of 2 MiB, where a user may mount one; OUT.partial of the digits' network takes four times that."""
+    inside = f"mount -t tmpfs -o size=2m tmpfs {tmp_path} && cd {tmp_path} && "
+    mounted = subprocess.run(["unshare", "-rm", "sh", "-c", inside + "true"], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here")
+    words = command("train", DIGITS, "--data", "digits", "--iterations", "2", "-o", "o.pt")
+    done = subprocess.run(
+        ["unshare", "-rm", "sh", "-c", f"{inside}{shlex.join(words)}; code=$?; ls -A; exit $code"],
+        capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "will need 8.4 MiB, but" in done.stderr
+    assert "has 2.0 MiB free" in done.stderr
+    assert "top-1 before" not in done.stderr

@@ -31,7 +31,7 @@ def require_room(partial: Path, model: nn.Module, momentum: bool, state: State, 
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise GregError(
-            f"{partial} will need {_megabytes(needed)} (its replacement included), but {folder} has"
+            f"{partial} will need {_megabytes(needed)}{' with its replacement' * replaced}, but {folder} has"
             f" {_megabytes(free)} free; make room, or choose another folder"
         )
 
