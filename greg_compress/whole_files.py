@@ -5,8 +5,10 @@ No torch here: an output that exists is said before anything is loaded.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,8 +38,10 @@ def written_whole(target: Path, *, replace: bool) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         _publish(temporary, target, replace)
+        _keep_name(target)
     except OSError as error:
-        raise GregError(f"{target} could not be written ({error.strerror or error}); nothing was left there") from error
+        stays = "the older file stays" if target.exists() else "nothing was left there"
+        raise GregError(f"{target} could not be written ({error.strerror or error}); {stays}") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -61,9 +65,33 @@ def _publish(temporary: Path, target: Path, replace: bool) -> None:
     os.replace(temporary, target)
 
 
+def _keep_name(target: Path) -> None:
+    """Have the folder written as well: after a power cut the new name might be gone, though not the bytes."""
+    descriptor = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise GregError(f"{target} may not survive a power cut ({error.strerror})") from error
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(target: Path) -> None:
+    """Remove what a killed greg left behind while it wrote a file; nobody else writes it now."""
+    target = Path(os.path.realpath(target))
+    leftover = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
+    with suppress(OSError), os.scandir(target.parent) as entries:
+        for entry in entries:
+            if leftover.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                Path(entry.path).unlink()
+
+
 @contextmanager
 def claimed(output: Output) -> Iterator[None]:
     """Hold an output against every other greg, by a locked file beside it; of several processes the first one does.
+
+    What a killed run left there half written is removed.
 
     Raises:
         RequestError: another one holds it.
@@ -74,15 +102,19 @@ def claimed(output: Output) -> Iterator[None]:
         return
     target = Path(os.path.realpath(output.path))
     lock = target.with_name(f".{target.name}.lock")
-    descriptor = _locked(lock, output.path)
+    descriptor, alone = _locked(lock, output.path)
     try:
+        if alone:
+            _sweep(output.path)
+            _sweep(output.partial)
         yield
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)  # after a crash the file stays, but not the lock on it
 
 
-def _locked(lock: Path, target: Path) -> int:
+def _locked(lock: Path, target: Path) -> tuple[int, bool]:
+    """The open lock, and whether the file system has locks."""
     while True:
         try:
             descriptor = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -94,10 +126,10 @@ def _locked(lock: Path, target: Path) -> int:
             os.close(descriptor)
             raise RequestError(f"another greg is writing {target}; wait for it, or choose another name") from None
         except OSError:
-            return descriptor  # a file system without locks
+            return descriptor, False
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(descriptor), lock.stat()):
-                return descriptor
+                return descriptor, True
         os.close(descriptor)  # it was removed between opening and locking: there is a new one
 
 

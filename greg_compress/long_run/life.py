@@ -52,7 +52,7 @@ def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[s
         return work.expected()
     if work.pace is not None:
         ui.note(f"the budget allows {work.allowed} iterations; expected end {work.expected()['end']}")
-    with StopSignals(world) as stop:
+    with StopSignals(world) as stop, work.saver:
         try:
             log = work.begin_log()
             if work.before is None:
@@ -69,22 +69,24 @@ def _lived(job: Job, world: World, device: torch.device, ui: Reporter) -> dict[s
             after = work.evaluate(stop.check)
             log.write(work.elapsed(), iteration=work.loop.iteration, test_top1=after)
         except GregError as error:
+            work.saver.settle()
             interrupted = isinstance(error, Interrupted)
             number = error.number if isinstance(error, Interrupted) else stop.number
             if number is not None:  # heard by us, or by a worker that it ended
                 if interrupted or world.size == 1:
-                    work.save_partial()
+                    work.save_partial(last=True)
                 raise Interrupted(number, _hint(job), agreed=interrupted) from error
             if type(error) is GregError and job.output.partial.exists():
                 raise GregError(f"{error}; {job.output.partial} holds the last good state") from error
             raise
         finally:
             ui.finish()
+        position = work.loop.state_dict()
         try:
             return work.finish(after)
         except GregError:
             with contextlib.suppress(GregError):
-                work.save_partial()  # OUT could not be written: the work is not lost
+                work.write_partial(position, last=True)  # OUT could not be written: the work is not lost
             raise
 
 

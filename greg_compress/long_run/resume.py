@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.long_run.job import Job
+from greg_compress.options.training import Decay
+from greg_compress.sources import user_files
+from greg_compress.sources.specs import is_architecture
 from greg_compress.state import files
 from greg_compress.state.models import Opened, network
 
@@ -45,9 +49,41 @@ def reopen(job: Job) -> tuple[Opened, dict[str, Any]]:
     with input_fault(f"{path} is damaged; begin anew with --force"):
         if saved["command"] != job.command:
             raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}")
-        before = saved["options"]
-        changed = sorted(n for n in before.keys() | job.recorded.keys() if before.get(n) != job.recorded.get(n))
-        if changed:
-            was = ", ".join(f"{name} {before.get(name)}" for name in changed)
-            raise RequestError(f"{path} was begun with other options ({was}); repeat them, or begin anew with --force")
+        _require_same_options(job, saved["options"])
+        _require_same_network(job, saved["digest"])
+        if type(saved["allowed"]) is not (int if job.budget else type(None)):
+            raise ValueError("a budget that is none")
         return Opened(network(state, job.model, str(path)), state, saved["digest"]), saved
+
+
+def _require_same_options(job: Job, before: dict[str, Any]) -> None:
+    """All but a limit on which no step before it depends: that one may grow."""
+    path, now = job.output.partial, job.recorded
+    changed = sorted(n for n in before.keys() | now.keys() if before.get(n) != now.get(n))
+    limits = [n for n in changed if n in _limits(now) and None not in (before.get(n), now.get(n))]
+    if others := [n for n in changed if n not in limits]:
+        was = ", ".join(f"{name} {before.get(name)}" for name in others)
+        raise RequestError(f"{path} was begun with other options ({was}); repeat them, or begin anew with --force")
+    for name in limits:
+        if now[name] < before[name]:
+            raise RequestError(f"{path} was begun with --{name} {before[name]}, which may only grow, not {now[name]}")
+
+
+def _limits(options: dict[str, Any]) -> tuple[str, ...]:
+    if "stabilize" in options:
+        return ("stabilize",)
+    fixed = options["decay"] == Decay.CONSTANT and options["warmup"] is not None
+    return ("epochs", "iterations") if fixed else ()
+
+
+def _require_same_network(job: Job, digest: str | None) -> None:
+    """MODEL may have been written anew since; going on from OUT.partial would pass over that in silence."""
+    model, partial = job.model.model, job.output.partial
+    if digest is None or is_architecture(model):
+        return
+    now = user_files.sha256(user_files.contents(Path(model)))
+    if now != digest:
+        raise RequestError(
+            f"{model} is another file (SHA-256 {now[:12]}) than {partial} was begun with ({digest[:12]}); put that one"
+            " back, or begin anew with --force"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from greg_compress.long_run.job import Job, Phase
 from greg_compress.long_run.metrics_log import MetricsLog, require_log
 from greg_compress.long_run.pace import Pace, end_in, measured
 from greg_compress.long_run.resume import percent_or_none, reopen
+from greg_compress.long_run.room import require_room
+from greg_compress.long_run.saver import Saver, is_finite
 from greg_compress.options.training import TrainingOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources.dataset import Dataset
@@ -48,6 +50,10 @@ class Work:
     allowed: int | None
     """Iterations that a budget allows."""
     pace: Pace | None
+    saver: Saver = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.job.output.partial)
 
     def elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.started
@@ -107,18 +113,23 @@ class Work:
                 " bit for bit that of an undisturbed run"
             )
 
-    def save_partial(self) -> None:
-        """Write OUT.partial; called by all processes, since each holds a part of the position."""
+    def save_partial(self, last: bool = False) -> None:
+        """Have OUT.partial written; called by all processes, since each holds a part of the position."""
         self.loop.require_finite()
-        position = self.loop.state_dict()
+        self.write_partial(self.loop.state_dict(), last)
+
+    def write_partial(self, position: dict[str, Any], last: bool) -> None:
+        """Have OUT.partial written by the first process.
+
+        Args:
+            last: whether nothing follows: it is written at once, and whatever failed before is forgotten.
+        """
         if self.loop.world.rank:
             return
-        weights = weights_of(self.opened.model)
-        if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
+        weights = weights_of(self.opened.model, copies=not last)
+        if not all(map(is_finite, weights.values())):
             raise GregError(f"the weights are not finite after iteration {self.loop.iteration}; lower --lr")
-        state = self.opened.state
-        state.weights = weights
-        state.run = {
+        run = {
             "command": self.job.command,
             "options": self.job.recorded,
             "loop": position,
@@ -128,8 +139,7 @@ class Work:
             "digest": self.opened.digest,
             "clock": {"seconds": self.elapsed()},
         }
-        files.save(state, self.job.output.partial, replace=True)
-        state.run = None
+        (self.saver.save_now if last else self.saver.save)(replace(self.opened.state, weights=weights, run=run))
 
     def finish(self, after: float) -> dict[str, Any]:
         """Write OUT, drop OUT.partial and return the command's figures."""
@@ -138,6 +148,7 @@ class Work:
         metrics = self._figures(after)
         if self.loop.world.rank:
             return metrics
+        self.saver.wait()
         entry = history.entry(
             job.command,
             job.recorded,
@@ -167,7 +178,7 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     opened.state.memory_format = "channels_last"
     course = _course(job, opened, data, world, device)
-    allowed = None if saved is None else saved["allowed"]
+    allowed = saved["allowed"] if saved else None
     pace = None
     if job.options.timing or (job.budget is not None and saved is None):
         pace = measured(course)
@@ -177,6 +188,9 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     work = Work(job, opened, course, loop, phase, None, 0.0, time.monotonic(), allowed, pace)
     if saved is not None:
         work.go_on(saved, ui)
+    if world.rank == 0:
+        replaced = loop.schedule.total > job.options.save_every
+        require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced)
     return work
 
 

@@ -204,11 +204,11 @@ class _Reader:
         position, index = key
         before = torch.get_rng_state(), random.getstate(), numpy.random.get_state()
         try:
-            if self.draw is not None:
-                generator = self.draw(position)
-                torch.set_rng_state(generator.get_state())  # transforms draw from the global generators
-                random.seed(generator.initial_seed())
-                numpy.random.seed(generator.initial_seed() % 2**32)
+            # Of an evaluation, too: a user's own images may be drawn anew each time, and a resume must see the same.
+            generator = torch.Generator().manual_seed(position) if self.draw is None else self.draw(position)
+            torch.set_rng_state(generator.get_state())  # transforms draw from the global generators
+            random.seed(generator.initial_seed())
+            numpy.random.seed(generator.initial_seed() % 2**32)
             return _checked(*self.items.read(index, self.draw is not None))
         except BaseException as error:  # whatever ends a worker leaves the others waiting
             return Unreadable(f"{self.items.name(index)} cannot be read ({first_line(error)})")

@@ -183,13 +183,19 @@ def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions, like
         return Opened(model.eval(), State("dense", recorded, shapes, weights_of(model)), None)
 
 
-def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """The network's state dict on the CPU: contiguous, and each tensor with no more storage than it needs."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return {
-        name: tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-        for name, tensor in weights.items()
-    }
+def weights_of(model: nn.Module, copies: bool = False) -> dict[str, Tensor]:
+    """The network's state dict on the CPU: contiguous, and each tensor with no more storage than it needs.
+
+    Args:
+        copies: whether no tensor may share the network's memory.
+    """
+
+    def plain(tensor: Tensor) -> Tensor:
+        found = tensor.detach().cpu().contiguous()
+        shared = copies and found.data_ptr() == tensor.data_ptr()
+        return found.clone() if shared or found.untyped_storage().nbytes() != found.nbytes else found
+
+    return {name: plain(tensor) for name, tensor in model.state_dict().items()}
 
 
 def network(state: State, options: ModelOptions, path: str) -> nn.Module:

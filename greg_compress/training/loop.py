@@ -179,7 +179,8 @@ class Loop:
         if self.validate is not None:
             record["val_top1"] = self.validate()
         self.log.append(record)
-        self._epoch.clear()
+        if self.iteration % len(self.batches) == 0:  # a run that ends within an epoch may be told to go on
+            self._epoch.clear()
 
     def _rate(self) -> float:
         """The learning rate of the last step."""
@@ -249,6 +250,13 @@ class Loop:
         if not all(isinstance(value, (int, float)) for record in state["log"] for value in record.values()):
             raise ValueError("a log of other things than numbers")
         self.log = list(state["log"])
+        if not self.done and self.iteration % len(self.batches) and self._logged == self.iteration:
+            self.log.pop()  # the run ended here, until its limit grew
+
+    @property
+    def _logged(self) -> float:
+        """The iteration of the last record."""
+        return self.log[-1].get("iteration", 0) if self.log else 0
 
     def _load_optimizer(self, state: dict[str, Any]) -> None:
         ours = [{**group, "lr": None} for group in self.optimizer.state_dict()["param_groups"]]
