@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,7 +20,7 @@ from greg_compress.penalty.fused import Pull, Separation
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, Picking, resolve_schedule
-from greg_compress.penalty.targets import Aim, Gauge, Target, Units
+from greg_compress.penalty.targets import Aim, Gauge, Target, Units, _mask
 from greg_compress.selection.choose import by_l1
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.surgery.trial import prunable_wiring
@@ -500,6 +501,17 @@ def test_measuring_all_layers_equals_a_loop_over_filters(
         torch.testing.assert_close(found, torch.tensor(wanted, dtype=torch.float64), rtol=1e-12, atol=0)
 
 
+def test_ratios_of_large_layers_are_those_of_double_precision() -> None:
+    """A running sum over chunks in single precision would be off by 1e-5; these sizes have no common divisor."""
+    random = torch.Generator().manual_seed(0)
+    picked, kept = torch.arange(0, 192, 3), torch.arange(192)[torch.arange(192) % 3 > 0]
+    weights = [nn.Parameter(torch.rand(192, size, generator=random)) for size in (4099, 27, 1021)]
+    means = torch.stack([weight.detach().double().mean(1) for weight in weights])
+    wanted = means[:, kept].mean(1) / means[:, picked].mean(1)
+    found = Separation([Gauge(weight, kept, picked) for weight in weights]).ratios()
+    torch.testing.assert_close(found.double(), wanted, rtol=1e-6, atol=0)
+
+
 WAITS = ("_local_scalar_dense", "item", "nonzero", "is_nonzero", "equal", "masked_select")
 
 
@@ -509,10 +521,15 @@ class Operations(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.copies: list[bool] = []
+        """Whether each copy to another device lets Python go on."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.names.append(func.overloadpacket.__name__)
-        return func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
+        if self.names[-1] == "_to_copy" and result.device != args[0].device:
+            self.copies.append(bool(kwargs and kwargs.get("non_blocking")))
+        return result
 
 
 class Calls(TorchFunctionMode):
@@ -559,6 +576,43 @@ def test_no_call_waits_for_the_device(device: str) -> None:
     names = operations(many(3, 4, device))
     assert "_foreach_addcmul_" in names
     assert not set(names) & set(WAITS)
+
+
+class Promise:
+    """An answer that has not arrived: there is no GPU that could have sent it."""
+
+    def __init__(self, answer: Tensor) -> None:
+        answer.to("cpu", non_blocking=True)
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def on_a_gpu() -> GrowingPenalty:
+    """Of shapes alone, under a FakeTensorMode, where to look at a value is an error."""
+    weight = nn.Parameter(torch.empty(4, 3, 2, 2, device="cuda"))
+    weight.grad = torch.empty_like(weight)
+    rows = _mask(torch.arange(4) % 2, weight, (-1, 1, 1, 1))
+    numbers = torch.arange(4, device="cuda")
+    gauge = Gauge(weight, numbers[::2], numbers[1::2])
+    return GrowingPenalty(GrowthSchedule(1.0, 1e-4, 1, 3, 5.0), Aim([Target(weight, rows)], [gauge]))
+
+
+def test_no_call_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that leaves the GPU is the answer, and nobody waits for it before the next update."""
+    monkeypatch.setattr("greg_compress.penalty.growing.Answer", Promise)
+    with FakeTensorMode():
+        penalty = on_a_gpu()
+        with Operations() as seen:
+            for _ in range(3):
+                penalty.add_gradients()
+        assert not set(seen.names) & set(WAITS)
+        assert seen.copies == [True] * 3
+        with Operations() as seen:
+            penalty.state_dict()["ratios"].cpu()
+        assert seen.copies == [False]
+        with pytest.raises(DataDependentOutputException):
+            penalty.status()
 
 
 def test_that_check_sees_a_penalty_that_waits() -> None:

@@ -74,7 +74,7 @@ class Separation:
                 first += chunks.numel()
         self._order = torch.cat(parts)
         self._lengths = torch.tensor([len(part) for part in parts], device=like.device)
-        self._counts = like.new_tensor(counts)
+        self._counts = torch.tensor(counts, device=like.device, dtype=torch.float64)
 
     @torch.no_grad()
     def ratios(self) -> Tensor:
@@ -83,11 +83,11 @@ class Separation:
         for chunks, places, weights in self._blocks:
             torch._foreach_copy_(places, weights)
             sums.append(chunks.abs_().sum(1))
-        # Checking the lengths would wait for the device.
-        totals = torch.segment_reduce(torch.cat(sums)[self._order], "sum", lengths=self._lengths, unsafe=True)
+        # A running sum over so many chunks needs double precision. Checking the lengths would wait for the device.
+        chosen = torch.cat(sums).double()[self._order]
+        totals = torch.segment_reduce(chosen, "sum", lengths=self._lengths, unsafe=True)
         kept, picked = (totals / self._counts).view(-1, 2).unbind(1)
-        ratios: Tensor = kept / picked.clamp(min=SMALLEST)
-        return ratios
+        return (kept / picked.clamp(min=SMALLEST)).to(sums[0].dtype)
 
 
 def _blocks(gauges: Sequence[Gauge]) -> Iterator[list[Gauge]]:

@@ -82,9 +82,9 @@ class PapersWay:
     def add_gradients(self) -> None:
         if self.iteration % self.every == 0:
             self.update()
-        for name, module in self.model.named_modules():
+        for name, _ in self.model.named_modules():
             if name in self.lambdas:
-                weight, lambdas = module.get_parameter("weight"), self.lambdas[name]
+                weight, lambdas = self.layers[name].weight, self.lambdas[name]
                 if weight.dim() == 4:
                     lambdas = lambdas.unsqueeze(2).unsqueeze(3)
                 assert weight.grad is not None
@@ -92,9 +92,9 @@ class PapersWay:
         self.iteration += 1
 
     def update(self) -> None:
-        for name, module in self.model.named_modules():
+        for name, _ in self.model.named_modules():
             if name in self.layers and name not in self.finished:
-                weight = module.get_parameter("weight")
+                weight = self.layers[name].weight
                 score = weight.abs().mean(dim=[1, 2, 3])
                 if self.recover is None:
                     self.measure(name, score)
