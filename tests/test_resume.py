@@ -449,6 +449,19 @@ def test_a_length_that_decides_the_rates_may_not_grow(folder: Path, more: tuple[
     assert "begun with other options (iterations 3000)" in ran.error()
 
 
+def test_another_file_py_under_the_same_name(tmp_path: Path) -> None:
+    """Its tensors have the same shapes, so that nothing else would notice."""
+    source = (ROOT / "sample_models" / "resnet_cifar.py").read_text()
+    (tmp_path / "net.py").write_text(source)
+    words = ("train", "--arch", "net.py:resnet20", "--arch-arg", "in_channels=1", "--data", "digits", "--batch-size",
+             "64", "--iterations", "3000", "-o", "o.pt")  # fmt: skip
+    interrupt(tmp_path, signal.SIGINT, *words, after="training 1/")
+    (tmp_path / "net.py").write_text(source + "\n# another\n")
+    ran = program.greg(tmp_path, *words, "--resume")
+    assert ran.code == 2
+    assert "net.py is another file (SHA-256" in ran.error()
+
+
 def test_another_network_under_the_same_name(folder: Path, halfway: dict[str, Any]) -> None:
     torch.save(halfway, folder / "o.pt.partial")
     words = (*GREG_2, *STABILIZE, *NO_WORKERS, "-o", "o.pt", "--resume")

@@ -50,7 +50,7 @@ def reopen(job: Job) -> tuple[Opened, dict[str, Any]]:
         if saved["command"] != job.command:
             raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}")
         _require_same_options(job, saved["options"])
-        _require_same_network(job, saved["digest"])
+        _require_same_network(job, saved)
         if type(saved["allowed"]) is not (int if job.budget else type(None)):
             raise ValueError("a budget that is none")
         return Opened(network(state, job.model, str(path)), state, saved["digest"]), saved
@@ -76,14 +76,25 @@ def _limits(options: dict[str, Any]) -> tuple[str, ...]:
     return ("epochs", "iterations") if fixed else ()
 
 
-def _require_same_network(job: Job, digest: str | None) -> None:
-    """MODEL may have been written anew since; going on from OUT.partial would pass over that in silence."""
-    model, partial = job.model.model, job.output.partial
-    if digest is None or is_architecture(model):
-        return
-    now = user_files.sha256(user_files.contents(Path(model)))
+def named_file(job: Job) -> str | None:
+    """SHA-256 of the FILE.py that the command names, which may differ from the one that a state records."""
+    source = job.model.arch.source if job.model.arch is not None else ""
+    return user_files.sha256(user_files.contents(Path(source))) if source.endswith(".py") else None
+
+
+def _require_same_network(job: Job, saved: dict[str, Any]) -> None:
+    """MODEL or FILE.py may have been written anew since; going on would pass over that in silence."""
+    model = job.model.model
+    if saved["digest"] is not None and not is_architecture(model):
+        _require_same_file(job, model, user_files.sha256(user_files.contents(Path(model))), saved["digest"])
+    if job.model.arch is not None and (now := named_file(job)) is not None:
+        _require_same_file(job, job.model.arch.source, now, str(saved["factory"]))
+
+
+def _require_same_file(job: Job, name: str, now: str, digest: str) -> None:
+    partial = job.output.partial
     if now != digest:
         raise RequestError(
-            f"{model} is another file (SHA-256 {now[:12]}) than {partial} was begun with ({digest[:12]}); put that one"
+            f"{name} is another file (SHA-256 {now[:12]}) than {partial} was begun with ({digest[:12]}); put that one"
             " back, or begin anew with --force"
         )

@@ -17,7 +17,7 @@ from greg_compress.long_run.course import Course
 from greg_compress.long_run.job import Job, Phase
 from greg_compress.long_run.metrics_log import MetricsLog, require_log
 from greg_compress.long_run.pace import Pace, end_in, measured
-from greg_compress.long_run.resume import percent_or_none, reopen
+from greg_compress.long_run.resume import named_file, percent_or_none, reopen
 from greg_compress.long_run.room import require_room
 from greg_compress.long_run.saver import Saver, is_finite
 from greg_compress.options.training import TrainingOptions
@@ -137,6 +137,7 @@ class Work:
             "allowed": self.allowed,
             "top1_before": self.before,
             "digest": self.opened.digest,
+            "factory": named_file(self.job),
             "clock": {"seconds": self.elapsed()},
         }
         (self.saver.save_now if last else self.saver.save)(replace(self.opened.state, weights=weights, run=run))
@@ -189,7 +190,7 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     if saved is not None:
         work.go_on(saved, ui)
     if world.rank == 0:
-        replaced = loop.schedule.total > job.options.save_every
+        replaced = loop.schedule.total > job.options.save_every or resumed
         require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced)
     return work
 

@@ -12,6 +12,8 @@ from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Aim
 
 RATIO_DECAY = 0.9
+MEASURE_EVERY = 10
+"""Updates between two looks at the ratios, where nothing but the display asks for them."""
 
 
 class Picks(Protocol):
@@ -94,7 +96,8 @@ class GrowingPenalty:
             self._stabilizing_since = self._iteration
             return
         self._updates += 1
-        self._measure()
+        if self.schedule.stop_ratio is not None or (self._updates - 1) % MEASURE_EVERY == 0:
+            self._measure()
 
     def _decide(self, saved: dict[str, Any] | None) -> None:
         assert self._pick is not None
