@@ -134,6 +134,23 @@ def test_other_commands_leave_nothing(tmp_path: Path, words: tuple[object, ...],
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_signal_that_a_destructor_swallows_is_not_lost(tmp_path: Path) -> None:
+    script = (
+        "import os, signal, time\n"
+        "class Late:\n"
+        "    def __del__(self):\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(0.2)\n"
+        "def make():\n"
+        "    Late()\n"
+        "    time.sleep(60)\n"
+    )
+    (tmp_path / "net.py").write_text(script)
+    ran = program.greg(tmp_path, "analyze", "net.py:make", "--input-shape", "1,8,8")
+    assert ran.code == 128 + signal.SIGTERM
+    assert ran.err.splitlines()[-1] == "greg: interrupted"
+
+
 def test_an_interruption_while_python_still_imports_says_nothing() -> None:
     script = (
         "import greg_compress.__main__, os, signal\n"  # what both ways to start the program import first

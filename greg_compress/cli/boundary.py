@@ -26,6 +26,8 @@ from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
+AGAIN = 2.0
+"""Seconds in which a signal ends a command, unless what it raises is lost."""
 
 
 class Boundary(TyperGroup):
@@ -118,13 +120,25 @@ class Heard:
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
         self.number = number
+        # What is raised in a destructor or a callback of the import system is lost: it is raised once more.
+        signal.signal(signal.SIGALRM, self._hear_again)
+        signal.setitimer(signal.ITIMER_REAL, AGAIN)
         raise Signalled
+
+    def _hear_again(self, _number: int, _frame: FrameType | None) -> None:
+        raise Signalled
+
+    def caught(self) -> None:
+        """What was raised has arrived."""
+        if self.number is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
     try:
         code = run()
     except BaseException as error:  # a user's own file can raise anything
+        heard.caught()
         if isinstance(error, TyperException):
             return Outcome(2, f"{error.format_message()} (see --help)", error)
         if heard.number is not None:

@@ -25,6 +25,7 @@ from greg_compress.errors import GregError, InputError, first_line
 
 LONGEST_WAIT = 600
 """Seconds for one batch; a worker without shared memory waits for ever and says nothing."""
+STOPPING = (signal.SIGINT, signal.SIGTERM)
 Batch = tuple[Tensor, Tensor]
 """Images (N, C, H, W), uint8 or floating-point, and labels int64 (N,)."""
 Draw = Callable[[int], torch.Generator]
@@ -185,7 +186,8 @@ class Items:
                 generator=torch.Generator(),  # the global one would go on from another place after a resume
                 multiprocessing_context="fork" if self.workers else None,  # a user's FILE.py cannot be pickled
             )
-            return iter(loader)
+            with _signals_wait():
+                return iter(loader)
 
 
 class Unreadable(str):
@@ -240,10 +242,21 @@ def _collated(samples: Sequence[tuple[Tensor, int] | Unreadable]) -> Batch | Unr
     return torch.stack(images), torch.tensor(labels)
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Until a worker decides for itself what they mean, it would take them as this process does."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _leave_signals(_worker: int) -> None:
     """Ctrl-C reaches every process of a terminal; the one that trains decides what it means."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
 
 
 def default_workers() -> int:
