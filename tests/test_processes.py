@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import copy
+import json
+import os
 import signal
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +35,7 @@ from greg_compress.training.loop import Loop, Settings
 from greg_compress.training.schedule import Schedule
 from greg_compress.training.world import ALONE, World
 from tests import program
-from tests.conftest import DIGITS
+from tests.conftest import DIGITS, ROOT
 from tests.test_interrupt import tensors_and_figures
 from tests.test_training import CPU, NORMAL, assert_same, part
 
@@ -246,6 +250,23 @@ def test_all_end_with_one_code_and_one_line(tmp_path: Path, words: tuple[str, ..
     assert len(lines) == 1
     assert said in lines[0]
     assert not list(tmp_path.glob("*.pt*"))
+
+
+def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
+    """Also with a budget, which is measured by both and chosen by the first."""
+    words = ["regularize", DIGITS, "--data", "digits", "--ratios", "0.5", "--batch-size", "64", "--budget", "15s",
+             "--log", "o.jsonl", "-o", "o.pt", "--json"]  # fmt: skip
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "greg_compress"]
+    ran = subprocess.run(
+        [*launch, *map(str, words)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
+        text=True, check=False, timeout=180,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    result = json.loads(ran.stdout)
+    assert result["processes"] == 2
+    assert ran.stderr.count("top-1 before") == 1
+    assert json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])["iteration"] == result["iterations"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "o.pt"]
 
 
 def test_flags_for_several_processes_are_refused_in_one(tmp_path: Path) -> None:
