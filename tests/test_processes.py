@@ -256,7 +256,7 @@ def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
     """Also with a budget, which is measured by both and chosen by the first."""
     words = ["regularize", DIGITS, "--data", "digits", "--ratios", "0.5", "--batch-size", "64", "--budget", "15s",
              "--log", "o.jsonl", "-o", "o.pt", "--json"]  # fmt: skip
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "greg_compress"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "greg_compress"]
     ran = subprocess.run(
         [*launch, *map(str, words)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
         text=True, check=False, timeout=180,
