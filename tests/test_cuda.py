@@ -36,7 +36,7 @@ def make_loop(precision: Precision, total: int = 60, seed: int = 1) -> Loop:
     plan = Plan({"a": Share(4, 2, (1, 3)), "b": Share(3, 2, (0,))})
     aim = Units(model, wiring, Penalize.UNIT).picked_by(plan, recover=False)
     penalty = GrowingPenalty(GrowthSchedule(1.0, 0.1, 1, total, stop_ratio=1e6), aim)
-    batches = Batches(part().on(device), NORMAL, 8, 0)
+    batches = Batches(part().on(device), NORMAL, 8, 0, device=device)
     return Loop(
         model, batches, Schedule(0.05, total, Decay.COSINE, 2), Settings(0.9, 5e-4, precision, device, 0), penalty
     )
@@ -74,7 +74,9 @@ def test_a_step_does_not_wait_for_the_device(precision: Precision) -> None:
 
 
 def test_images_made_on_the_device_are_those_made_on_the_cpu() -> None:
-    there, here = (Batches(part().on(torch.device(name)), NORMAL, 8, 0) for name in ("cuda", "cpu"))
+    there, here = (
+        Batches(part().on(torch.device(name)), NORMAL, 8, 0, device=torch.device(name)) for name in ("cuda", "cpu")
+    )
     for (images, labels), (others, same) in zip(there.epoch(1), here.epoch(1), strict=True):
         assert images.device.type == "cuda"
         torch.testing.assert_close(images.cpu(), others, rtol=0, atol=1e-6)

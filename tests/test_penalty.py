@@ -602,7 +602,10 @@ def test_no_call_waits_for_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that leaves the GPU is the answer, and nobody waits for it before the next update."""
     monkeypatch.setattr("greg_compress.penalty.growing.Answer", Promise)
     with FakeTensorMode():
-        penalty = on_a_gpu()
+        try:
+            penalty = on_a_gpu()
+        except torch.AcceleratorError:
+            pytest.skip("without a driver this torch makes no CUDA tensor, not even a fake one")
         with Operations() as seen:
             for _ in range(3):
                 penalty.add_gradients()

@@ -269,6 +269,23 @@ def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "o.pt"]
 
 
+@pytest.mark.parametrize(
+    ("environment", "code", "said"),
+    [
+        ({"WORLD_SIZE": "two"}, 2, "the environment says WORLD_SIZE=two; start several processes with torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, 2, "the environment says RANK=2 WORLD_SIZE=2"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, 1, "the other processes cannot be reached"),
+    ],
+)
+def test_an_environment_that_contradicts_itself(
+    tmp_path: Path, environment: dict[str, str], code: int, said: str
+) -> None:
+    ran = program.start(tmp_path, *TRAIN, "-o", "o.pt", environment=environment).finish()
+    assert ran.code == code
+    assert said in ran.error()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_flags_for_several_processes_are_refused_in_one(tmp_path: Path) -> None:
     ran = program.greg(tmp_path, *TRAIN, "--sync-bn", "-o", "o.pt")
     assert ran.code == 2

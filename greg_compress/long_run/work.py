@@ -201,7 +201,7 @@ def _course(job: Job, opened: Opened, data: Dataset, world: World, device: torch
     train, held_out = _split(data.train, options)
     normalization = normalization_of(opened.state)
     share = Share(world.rank, world.size)
-    batches = Batches(train.on(device), normalization, options.batch_size, options.seed, share)
+    batches = Batches(train.on(device), normalization, options.batch_size, options.seed, share, device)
     _require_images_for_all(batches, options, world)
     settings = Settings(
         momentum=options.momentum,

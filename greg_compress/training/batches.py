@@ -12,6 +12,8 @@ from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import WHOLE, Samples, Share
 from greg_compress.training.randomness import generator
 
+CPU = torch.device("cpu")
+
 
 @dataclass(frozen=True)
 class Batches:
@@ -23,6 +25,8 @@ class Batches:
     seed: int
     share: Share = WHOLE
     """What of each batch this process takes."""
+    device: torch.device = CPU
+    """Where images are normalised: bytes travel four times faster than numbers."""
 
     @property
     def size(self) -> int:
@@ -43,4 +47,4 @@ class Batches:
         for images, labels in self.samples.batches(
             order, self.batch_size, first, lambda position: generator(self.seed, "augment", epoch, position), self.share
         ):
-            yield self.normalization(images), labels
+            yield self.normalization(images.to(self.device, non_blocking=True)), labels
