@@ -455,8 +455,11 @@ def test_another_file_py_under_the_same_name(tmp_path: Path) -> None:
     (tmp_path / "net.py").write_text(source)
     words = ("train", "--arch", "net.py:resnet20", "--arch-arg", "in_channels=1", "--data", "digits", "--batch-size",
              "64", "--iterations", "3000", "-o", "o.pt")  # fmt: skip
-    interrupt(tmp_path, signal.SIGINT, *words, after="training 1/")
-    (tmp_path / "net.py").write_text(source + "\n# another\n")
+    running = program.start(tmp_path, *words)
+    running.wait_for("training 1/")
+    (tmp_path / "net.py").write_text(source + "\n# another\n")  # before anything was saved
+    running.signal(signal.SIGINT)
+    assert running.finish().code == 130
     ran = program.greg(tmp_path, *words, "--resume")
     assert ran.code == 2
     assert "net.py is another file (SHA-256" in ran.error()

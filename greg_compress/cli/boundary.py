@@ -36,8 +36,9 @@ class Boundary(TyperGroup):
     def main(self, *args: Any, **kwargs: Any) -> Any:
         kwargs["standalone_mode"] = False  # typer would print errors its own way
         _open_streams()
-        # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        if "WORLD_SIZE" in os.environ:
+            # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
+            os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         heard = Heard()
         outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard)
         try:

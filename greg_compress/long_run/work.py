@@ -50,6 +50,8 @@ class Work:
     allowed: int | None
     """Iterations that a budget allows."""
     pace: Pace | None
+    factory: str | None
+    """SHA-256 of the FILE.py that the command names, as it was when the network was made of it."""
     saver: Saver = field(init=False)
 
     def __post_init__(self) -> None:
@@ -137,7 +139,7 @@ class Work:
             "allowed": self.allowed,
             "top1_before": self.before,
             "digest": self.opened.digest,
-            "factory": named_file(self.job),
+            "factory": self.factory,
             "clock": {"seconds": self.elapsed()},
         }
         (self.saver.save_now if last else self.saver.save)(replace(self.opened.state, weights=weights, run=run))
@@ -170,6 +172,7 @@ class Work:
 def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device, ui: Reporter) -> Work:
     """Begin, or pick up OUT.partial."""
     resumed = job.output.resume and job.output.partial.exists()
+    factory = named_file(job)
     opened, saved = reopen(job) if resumed else (job.open(data), None)
     data = fitting(opened, data)
     world.share(opened.model.state_dict().values())  # a factory may draw its weights at random
@@ -186,7 +189,7 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     if pace is not None and job.budget is not None and saved is None:
         allowed = pace.iterations_in(job.budget)
     loop, phase = _loop(job, opened, course, allowed)
-    work = Work(job, opened, course, loop, phase, None, 0.0, time.monotonic(), allowed, pace)
+    work = Work(job, opened, course, loop, phase, None, 0.0, time.monotonic(), allowed, pace, factory)
     if saved is not None:
         work.go_on(saved, ui)
     if world.rank == 0:
