@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.cost import Cost, layer_macs, owner
+from greg_compress.criteria.images import scoring_images
 from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
-from greg_compress.options.measuring import SensitivityOptions
+from greg_compress.options.measuring import ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.selecting import Selection
 from greg_compress.reporting import Reporter
@@ -35,6 +36,7 @@ def run(
     selection: Selection | None,
     plan_output: Output | None,
     sensitivity: SensitivityOptions | None,
+    images: ImageOptions | None,
     ui: Reporter,
 ) -> dict[str, Any]:
     """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7).
@@ -42,11 +44,16 @@ def run(
     The plan itself goes to `plan_output`, as a plan file. With data to measure on, `sensitivity` is what
     :func:`.sensitivity.measure` returns.
     """
-    data = sensitivity and load_data(sensitivity.data, sensitivity.download, sensitivity.workers)
+    measured = sensitivity or images
+    data = measured and load_data(measured.data, measured.download, measured.workers)
     opened = open_model(options, ui, data.input_shape if data else None)
-    data = data and _measurable(opened, data, options.model)
+    if sensitivity and opened.untrained:
+        # What chance loses says nothing about a group, and a table of it would look like an answer.
+        raise RequestError(f"--sensitivity of {options.model} would mean nothing, since it is untrained")
+    data = data and fitting(opened, data)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-    plan = choose(opened.model, wiring, selection) if selection else None
+    scored = scoring_images(data.train, normalization_of(opened.state)) if images and data else None
+    plan = choose(opened.model, wiring, selection, scored) if selection else None
     left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
     coupled = selection is not None and selection.coupled
@@ -63,18 +70,6 @@ def run(
         with written_whole(plan_output.path, replace=plan_output.force) as path:
             path.write_text(written(plan, wiring))
     return result
-
-
-def _measurable(opened: Opened, data: Dataset, path: str) -> Dataset:
-    """The data as the network takes them.
-
-    Raises:
-        RequestError: they do not fit, or the network is untrained: what chance loses says nothing about a group, and
-            a table of it would look like an answer.
-    """
-    if opened.untrained:
-        raise RequestError(f"--sensitivity of {path} would mean nothing, since it is untrained; see greg train")
-    return fitting(opened, data)
 
 
 def _sensitivity(

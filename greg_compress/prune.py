@@ -9,7 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from greg_compress.criteria.images import scoring_images
 from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.fit import fitting, normalization_of
+from greg_compress.options.criterion import L1
+from greg_compress.options.measuring import ImageOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.preview import show_plan
@@ -17,23 +21,30 @@ from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import by_l1, choose, counts
 from greg_compress.selection.plan import Plan, picks_from_json
+from greg_compress.sources.data import load_data
+from greg_compress.sources.dataset import Dataset
 from greg_compress.state import files, history
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, network, open_model, weights_of
 from greg_compress.surgery.cut import Form, cut
 from greg_compress.surgery.effect import cost_of, reduction
+from greg_compress.surgery.folding import Folding, folded
 from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.surgery.trial import prunable_wiring
+from greg_compress.training.recalibration import recalibrate, training_batches
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.skeleton import named_tensors
 
 
-def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Reporter) -> dict[str, Any]:
-    """Cut a network by a regularized state's picks, or one-shot by L1 with a selection.
+def run(
+    model: ModelOptions, selection: Selection | None, images: ImageOptions | None, output: Output, ui: Reporter
+) -> dict[str, Any]:
+    """Cut a network by a regularized state's picks, or one-shot by a criterion with a selection.
 
     Returns:
-        `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`,
+        `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`, `fold`:
+        what became of the constants that a regularized state's picked filters still made (see :class:`Folding`),
         `l1_differs`: how many of a regularized state's picks a final L1 sort (Algorithm 1, line 15) would have
         chosen otherwise, and `target`: the ratio that was found for one, and what it reaches.
 
@@ -41,9 +52,11 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         RequestError: no selection where one is needed, or one that contradicts the picks.
         CheckFailed: the self-check failed, or nothing can be pruned; nothing is written.
     """
-    opened = open_model(model, ui)
+    data = load_data(images.data, images.download, images.workers) if images else None
+    opened = open_model(model, ui, data.input_shape if data else None)
+    data = fitting(opened, data) if data else None
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-    plan, differs = _plan(opened, wiring, selection, model.model, ui)
+    plan, differs = _plan(opened, wiring, selection, data, model.model, ui)
     removed = plan.removed_units(wiring)
     show_plan(opened.model, wiring, plan, ui)
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
@@ -51,6 +64,14 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
     small = copy.deepcopy(opened.model)
     form = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
+    folding = None
+    if data and images and images.recalibrate:
+        recalibrate(small, training_batches(data.train, normalization_of(opened.state)), images.recalibrate)
+    elif opened.state.stage == "regularized":
+        folding = folded(opened.model, small, wiring, removed)
+        _tell(folding, ui)
+        small = folding.network
+        form.shapes.update(folding.biases)
     before, after = (cost_of(network, wiring) for network in (opened.model, small))
     report = {
         **{
@@ -62,19 +83,20 @@ def run(model: ModelOptions, selection: Selection | None, output: Output, ui: Re
         "groups": [
             {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
         ],
+        "fold": folding.to_json() if folding else None,
         "l1_differs": differs,
         "target": None if plan.solution is None else plan.solution.to_json(),
     }
     _require(check, report)
     state = _pruned(opened, small, form, plan)
-    state.history = [*state.history, _entry(model, selection, opened, report)]
+    state.history = [*state.history, _entry(model, selection, images, opened, report)]
     _require_rebuilt(small, state, model)
     files.save(state, output.path, replace=output.force)
     return report
 
 
 def _plan(
-    opened: Opened, wiring: Wiring, selection: Selection | None, path: str, ui: Reporter
+    opened: Opened, wiring: Wiring, selection: Selection | None, data: Dataset | None, path: str, ui: Reporter
 ) -> tuple[Plan, int | None]:
     """The picks of a regularized state, or a fresh selection; and how many picks L1 would now change."""
     if opened.state.stage != "regularized":
@@ -82,9 +104,12 @@ def _plan(
             raise RequestError(
                 f"{path} is {opened.state.stage} and carries no picks; say what to prune with one of {WAYS}"
             )
-        return choose(opened.model, wiring, selection), None
+        images = scoring_images(data.train, normalization_of(opened.state)) if data else None
+        return choose(opened.model, wiring, selection, images), None
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
+        if selection.criterion != L1:
+            raise RequestError(f"--criterion would have no effect: {path} carries its picks")
         wanted = counts(opened.model, wiring, selection)
         if wanted.counts != plan.counts:
             differing = [group for group in wiring.groups if wanted.kept_in(group) != plan.kept_in(group)]
@@ -95,6 +120,14 @@ def _plan(
         if any(share.removed not in (None, plan.shares[name].removed) for name, share in wanted.shares.items()):
             ui.note(f"the picks of {path} count, not those of {selection.text}")
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
+
+
+def _tell(folding: Folding, ui: Reporter) -> None:
+    if folding.left:
+        names = ", ".join(folding.left)
+        ui.note(f"could not fold what picked filters still make into {names}: it is not constant there")
+    if folding.in_vain:
+        ui.note("the picked filters are too far from zero to fold what they make; see --recalibrate")
 
 
 def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
@@ -140,6 +173,12 @@ def _pruned(opened: Opened, small: nn.Module, form: Form, plan: Plan) -> State:
     return state
 
 
-def _entry(model: ModelOptions, selection: Selection | None, opened: Opened, report: dict[str, Any]) -> dict[str, Any]:
-    options = recorded(model, selection) if selection else recorded(model)
+def _entry(
+    model: ModelOptions,
+    selection: Selection | None,
+    images: ImageOptions | None,
+    opened: Opened,
+    report: dict[str, Any],
+) -> dict[str, Any]:
+    options = recorded(*(group for group in (model, selection, images) if group is not None))
     return history.entry("prune", options, report, model=model.model, digest=opened.digest, untrained=opened.untrained)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
+from greg_compress.options.criterion import Criterion
 from greg_compress.selection.plan_file import PlanFile
 from greg_compress.selection.ratios import Ratios
 from greg_compress.sources.specs import Architecture, DataSpec
@@ -32,7 +33,7 @@ def _plain(value: Any) -> Any:
         return value.text
     if isinstance(value, PlanFile):
         return {"path": value.path, "sha256": value.sha256}
-    if isinstance(value, (DataSpec, Decimal)):
+    if isinstance(value, (Criterion, DataSpec, Decimal)):
         return str(value)
     if isinstance(value, StrEnum):
         return value.value

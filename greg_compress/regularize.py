@@ -6,9 +6,12 @@ from typing import Any
 
 from torch import nn
 
+from greg_compress.criteria.images import scoring_images
 from greg_compress.errors import InputError
+from greg_compress.fit import normalization_of
 from greg_compress.long_run import life
 from greg_compress.long_run.job import Job
+from greg_compress.options.criterion import L1
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, PenaltyOptions
 from greg_compress.options.selecting import Selection
@@ -22,6 +25,7 @@ from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.selection.choose import by_l1, choose
 from greg_compress.selection.plan import Plan, picks_from_json
+from greg_compress.sources.dataset import Dataset
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.trial import prunable_wiring
@@ -40,12 +44,12 @@ def run(
 
     Returns:
         what :func:`life.run` does, and `l1_differs`: how many of the picks L1 would not have made before the
-        first iteration (0 for GReg-1, which picks by it; None for GReg-1 with the picks of a plan file).
+        first iteration (0 for GReg-1 by it; None for GReg-1 by another criterion or a plan file).
     """
 
-    def begin(opened: Opened) -> None:
+    def begin(opened: Opened, data: Dataset) -> None:
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-        plan = choose(opened.model, wiring, selection)
+        plan = choose(opened.model, wiring, selection, scoring_images(data.train, normalization_of(opened.state)))
         if plan.solution is not None:
             ui.note(str(plan.solution))
         # GReg-2 picks itself, and tells its picks from L1's: of a plan it takes the counts alone.
@@ -66,7 +70,7 @@ def run(
             _schedule(options, steps, training.weight_decay, allowed),
             options,
             ui,
-            by_plan=selection.plan is not None,
+            compares=options.method is Method.GREG_2 or (selection.plan is None and selection.criterion == L1),
         ),
         budget=options.budget,
         model=model,
@@ -91,14 +95,14 @@ class Phase:
         schedule: GrowthSchedule,
         options: PenaltyOptions,
         ui: Reporter,
-        by_plan: bool = False,
+        compares: bool = True,
     ) -> None:
         self._wiring = prunable_wiring(network, state.input_shapes)
         self._network = network
         self._at_first = picks_from_json(state.plan, self._wiring)
-        """L1's picks before the first iteration (or a plan file's): GReg-1's own, of which GReg-2 takes the counts
-        alone."""
-        self._compares = options.method is Method.GREG_2 or not by_plan
+        """The picks before the first iteration, by the criterion or a plan file: GReg-1's own, of which GReg-2 takes
+        the counts alone."""
+        self._compares = compares
         self._ui = ui
         self._schedule = schedule
         self._units = Units(network, self._wiring, options.penalize or PRESETS[options.preset].penalize)

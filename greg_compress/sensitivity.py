@@ -16,14 +16,14 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from greg_compress import criteria
 from greg_compress.cost import layer_macs
+from greg_compress.criteria.scores import l1
 from greg_compress.errors import CheckFailed, input_fault
 from greg_compress.reporting import Progress, Reporter
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.selection.ratios import units_to_remove
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.samples import Items, Part, Samples
+from greg_compress.sources.samples import Items, Part, Samples, evenly
 from greg_compress.surgery.masking import mask, unseen
 from greg_compress.training.evaluation import Accuracy, evaluate
 from greg_compress.wiring.groups import Group, Wiring
@@ -40,9 +40,8 @@ class Held(Part):
 
 
 def spread(samples: Samples, count: int) -> Samples:
-    """`count` images at equal distances: the same in every run, and of all classes of a folder, which lists its images
-    class by class."""
-    chosen = samples.select(torch.arange(count) * len(samples) // count)
+    """`count` images at equal distances, in memory if they fit."""
+    chosen = evenly(samples, count)
     return _held(chosen) if isinstance(chosen, Items) else chosen
 
 
@@ -138,7 +137,7 @@ class Pace:
 
 
 def _points(evaluation: Evaluation, wiring: Wiring, group: Group, dense: Accuracy, pace: Pace) -> list[dict[str, Any]]:
-    scores = {group.name: criteria.l1(evaluation.model, wiring, group)}
+    scores = {group.name: l1(evaluation.model, wiring, group)}
     found = {0: dense}
     for count in _counts(group):
         share = Share(group.channels, group.channels - count)

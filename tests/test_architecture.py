@@ -26,10 +26,11 @@ ALLOWED: dict[str, set[str]] = {
     "processes": {"errors"},
     "ending": {"errors", "processes"},
     "whole_files": {"errors", "options", "processes"},
-    "recording": {*SELECTED, "sources.specs"},
+    "recording": {*SELECTED, "options.criterion", "sources.specs"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
-    "criteria": {"wiring"},
+    "criteria": {"errors", "wiring", "options.criterion", "training.evaluation"}
+    | {"sources.normalization", "sources.samples"},
     "cost": {"wiring"},
     "selection": {"errors", "options", "wiring", "criteria", "cost"},
     "penalty": {"errors", "options", "wiring", "selection.plan"},

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, assume, event, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from greg_compress.criteria import Scores, l1
+from greg_compress.criteria.scores import Scores, l1, relative
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options.penalty import Penalize
 from greg_compress.options.selecting import Scope, Selection
@@ -224,7 +224,7 @@ RANKS = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=8), min_size=1
 def test_one_threshold_for_all(groups: list[list[int]], percent: int, data: st.DataObject) -> None:
     limits = {str(at): Limits(len(own), data.draw(st.integers(0, len(own) - 1))) for at, own in enumerate(groups)}
     scores = {str(at): torch.tensor(own, dtype=torch.float64) for at, own in enumerate(groups)}
-    lost = Queue(limits, scores).first(Decimal(percent) / 100)  # type: ignore[arg-type]
+    lost = Queue(limits, lambda name: relative(scores[name])).first(Decimal(percent) / 100)
     total, room = sum(map(len, groups)), sum(each.most for each in limits.values())
     assert sum(lost.values()) == min(math.ceil(Fraction(percent, 100) * total), room)
     gone, stays = [0.0], [math.inf]
@@ -400,5 +400,5 @@ def test_a_weight_in_many_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     wiring = find_groups(model, IMAGE)
     whole = l1(model, wiring, wiring.groups[0])
     for size in (1, 28, 60, 10**6):
-        monkeypatch.setattr("greg_compress.criteria.AT_ONCE", size)
+        monkeypatch.setattr("greg_compress.criteria.scores.AT_ONCE", size)
         assert torch.equal(l1(model, wiring, wiring.groups[0]), whole)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from greg_compress import criteria
+from greg_compress.criteria.scores import l1
 from greg_compress.selection.plan import Plan
 from greg_compress.surgery import masking
 from greg_compress.surgery.cut import cut, reshape
@@ -55,7 +55,7 @@ def flops(model: nn.Module, inputs: list[Tensor]) -> float:
 
 
 def scores(model: nn.Module, wiring: Wiring, plan: Plan) -> dict[str, Tensor]:
-    return {group.name: criteria.l1(model, wiring, group) for group in wiring.groups if group.name in plan.shares}
+    return {group.name: l1(model, wiring, group) for group in wiring.groups if group.name in plan.shares}
 
 
 @pytest.mark.parametrize("net", ZOO)

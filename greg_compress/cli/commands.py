@@ -15,10 +15,11 @@ from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Wor
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
 from greg_compress.errors import RequestError
+from greg_compress.options.criterion import L1
 from greg_compress.options.limits import require_device
-from greg_compress.options.measuring import ExportOptions, SensitivityOptions
+from greg_compress.options.measuring import ExportOptions, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
-from greg_compress.options.penalty import PenaltyOptions, Preset
+from greg_compress.options.penalty import Method, PenaltyOptions, Preset
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.processes import place
@@ -101,6 +102,7 @@ def analyze(
     selection: OptionalSelection,
     plan_output: Annotated[Output | None, Use(selecting.plan_output)],
     sensitivity: Annotated[SensitivityOptions | None, Use(measuring.sensitivity)],
+    images: Annotated[ImageOptions | None, Use(measuring.images, fixed={"recalibrate": None})],
     json: Json = False,
 ) -> None:
     """Show layers, groups, what is frozen and why, what a selection would leave, and how sensitive each group is."""
@@ -111,7 +113,7 @@ def analyze(
     with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
-        print_result(stage.run(model, selection, plan_output, sensitivity, ui))
+        print_result(stage.run(model, selection, plan_output, sensitivity, images, ui))
 
 
 @app.command()
@@ -134,6 +136,8 @@ def regularize(
     """Drive the units that lose to zero with a growing L2 penalty (GReg-1 or GReg-2)."""
     if selection is None:
         raise RequestError(f"say what to prune with one of {WAYS}")
+    if penalty.method is Method.GREG_2 and selection.criterion != L1:
+        raise RequestError("--criterion would have no effect: greg-2 picks by L1 once its penalty has told units apart")
     with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 
@@ -143,16 +147,17 @@ def regularize(
 @app.command()
 @grouped
 def prune(
-    model: Model,
+    model: Annotated[ModelOptions, Use(measuring.analyzed_options)],
     selection: OptionalSelection,
+    images: Annotated[ImageOptions | None, Use(measuring.images, fixed={"sensitivity": False})],
     output: Annotated[Output, Use(arguments.output)],
     json: Json = False,
 ) -> None:
-    """Remove units for good: a regularized state's picks, or one-shot by L1 norm."""
+    """Remove units for good: a regularized state's picks, or one-shot by a criterion."""
     with claimed(output), _printed(json, "pruning") as (print_result, ui):
         from greg_compress import prune as stage
 
-        print_result(stage.run(model, selection, output, ui))
+        print_result(stage.run(model, selection, images, output, ui))
 
 
 @app.command()

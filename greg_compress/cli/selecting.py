@@ -9,8 +9,9 @@ from typer import Option
 
 from greg_compress.cli.arguments import Force, named_file
 from greg_compress.errors import RequestError
+from greg_compress.options.criterion import L1, parse_criterion
 from greg_compress.options.network import Output
-from greg_compress.options.selecting import DEFAULT_CAP, Scope, Selection, require_one
+from greg_compress.options.selecting import DEFAULT_CAP, WAYS, Scope, Selection, require_one
 from greg_compress.selection.amounts import parse_cap, parse_target
 from greg_compress.selection.plan_file import read_plan
 from greg_compress.selection.ratios import parse_ratios
@@ -44,6 +45,15 @@ MaxRatio = Annotated[
         show_default=f"{DEFAULT_CAP} with --scope global",
     ),
 ]
+CriterionText = Annotated[
+    str | None,
+    Option(
+        "--criterion",
+        metavar="NAME",
+        help="What scores units: l1, max (its reverse), random[:SEED]; on the loss of training images: obd, taylor.",
+        show_default="l1",
+    ),
+]
 
 
 def selection(
@@ -56,7 +66,9 @@ def selection(
     align: Align = None,
     scope: ScopeName = None,
     max_ratio: MaxRatio = None,
+    criterion: CriterionText = None,
 ) -> Selection | None:
+    chosen = L1 if criterion is None else parse_criterion(criterion)
     beside = {
         "--skip": skip,
         "--coupled": coupled,
@@ -64,6 +76,8 @@ def selection(
         "--scope": scope,
         "--max-ratio": max_ratio,
     }
+    if criterion is not None and (ratios, target_macs, target_params, plan) == (None, None, None, None):
+        raise RequestError(f"--criterion would have no effect without one of {WAYS}")
     idle = next((option for option, value in beside.items() if value), None)
     if (ratios, target_macs, target_params, plan) == (None, None, None, None):
         if idle:
@@ -83,6 +97,7 @@ def selection(
         None if target_macs is None else parse_target("--target-macs", target_macs),
         None if target_params is None else parse_target("--target-params", target_params),
         None if plan is None else read_plan(plan),
+        chosen,
     )
 
 

@@ -43,8 +43,8 @@ class Job:
     model: ModelOptions
     open: Callable[[Dataset], Opened]
     """Open the network to start from; called unless the run is resumed."""
-    begin: Callable[[Opened], None] = lambda _: None
-    """What is decided once, about a network that fits the data; called unless the run is resumed."""
+    begin: Callable[[Opened, Dataset], None] = lambda *_: None
+    """What is decided once, about a network and data that fit it; called unless the run is resumed."""
     phase: Callable[[nn.Module, State, int, int | None], Phase] | None = None
     """From network, state, steps per epoch and, with a budget, the iterations allowed: what regularizes the run."""
     budget: float | None = None

@@ -177,7 +177,7 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
     data = fitting(opened, data)
     world.share(opened.model.state_dict().values())  # a factory may draw its weights at random
     if not resumed:
-        job.begin(opened)
+        job.begin(opened, data)
     opened.state.data = data.name
     opened.model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     opened.state.memory_format = "channels_last"

@@ -33,6 +33,20 @@ class ExportOptions:
 
 
 @dataclass(frozen=True)
+class ImageOptions:
+    """Training images that a stage reads without training."""
+
+    data: DataSpec
+    download: bool = False
+    workers: int | None = None
+    recalibrate: int | None = None
+    """Batches on which BatchNorm's statistics are measured anew."""
+
+    def __post_init__(self) -> None:
+        require_between("recalibrate", self.recalibrate, 0, MANY)
+
+
+@dataclass(frozen=True)
 class SensitivityOptions:
     """What the sensitivity of each group is measured on."""
 

@@ -8,6 +8,7 @@ from decimal import Decimal
 from enum import StrEnum
 
 from greg_compress.errors import RequestError
+from greg_compress.options.criterion import L1, Criterion
 from greg_compress.options.limits import MANY, require_between
 from greg_compress.selection.amounts import percent
 from greg_compress.selection.plan_file import PlanFile
@@ -39,6 +40,7 @@ class Selection:
     target_params: Decimal | None = None
     """What is to be left of the dense network, as a share of 1."""
     plan: PlanFile | None = None
+    criterion: Criterion = L1
 
     def __post_init__(self) -> None:
         given = [option for option, value in self._ways().items() if value is not None]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from torch import nn
 
-from greg_compress.criteria import Scores
+from greg_compress.criteria.loss import Batches
+from greg_compress.criteria.scores import Scores
 from greg_compress.errors import CheckFailed
 from greg_compress.options.selecting import Selection
 from greg_compress.selection.counts import resolve
@@ -14,14 +16,17 @@ from greg_compress.selection.plan import Plan
 from greg_compress.wiring.groups import Wiring
 
 
-def choose(model: nn.Module, wiring: Wiring, selection: Selection) -> Plan:
-    """Resolve a selection to counts, and pick the units with the least L1 norms where a plan file does not.
+def choose(model: nn.Module, wiring: Wiring, selection: Selection, images: Callable[[], Batches] | None = None) -> Plan:
+    """Resolve a selection to counts, and pick the units with the least scores where a plan file does not.
+
+    Args:
+        images: what a criterion that needs them is measured on.
 
     Raises:
         RequestError: the selection does not fit the network.
         CheckFailed: it removes nothing.
     """
-    scores = Scores(model, wiring)
+    scores = Scores(model, wiring, selection.criterion, images)
     plan = resolve(model, wiring, selection, scores)
     _require_effect(plan, wiring, selection)
     decided = {name: share for name, share in plan.shares.items() if share.removed is not None}

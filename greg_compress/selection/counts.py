@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from greg_compress.criteria import Scores, relative
+from greg_compress.criteria.scores import Scores
 from greg_compress.errors import RequestError
 from greg_compress.options.selecting import Scope, Selection
 from greg_compress.selection.estimate import Estimate
@@ -61,7 +61,7 @@ class Counting:
     def __init__(self, wiring: Wiring, groups: Sequence[Group], selection: Selection, scores: Scores) -> None:
         self._limits = {group.name: limits_of(group, wiring, selection.align, selection.cap) for group in groups}
         self._aligns = selection.align is not None
-        self._queue = Queue(self._limits, scores) if selection.scope is Scope.GLOBAL and groups else None
+        self._queue = Queue(self._limits, scores.comparable) if selection.scope is Scope.GLOBAL and groups else None
 
     def at(self, ratio: Decimal) -> Plan:
         """One ratio for all: of each group, or with one threshold of all their units."""
@@ -90,14 +90,13 @@ class Counting:
 class Queue:
     """All units that may go, in the order in which a threshold that rises from zero takes them.
 
-    Scores are divided by their group's mean, so that one threshold is fair to layers of different scale. A group
-    that has lost the most that it may leaves the queue; the others go on.
+    A group that has lost the most that it may leaves the queue; the others go on.
     """
 
-    def __init__(self, limits: Mapping[str, Limits], scores: Scores) -> None:
+    def __init__(self, limits: Mapping[str, Limits], scores: Callable[[str], Tensor]) -> None:
         self._names = list(limits)
         self._total = sum(each.channels for each in limits.values())
-        lowest = [relative(scores[name]).sort().values[: each.most] for name, each in limits.items()]
+        lowest = [scores(name).sort().values[: each.most] for name, each in limits.items()]
         owners = torch.arange(len(lowest)).repeat_interleave(torch.tensor([part.numel() for part in lowest]))
         self._owners = owners[torch.cat(lowest).sort(stable=True).indices]
 

@@ -68,6 +68,12 @@ class Samples(Protocol):
         """
 
 
+def evenly(samples: Samples, count: int) -> Samples:
+    """`count` images at equal distances: the same in every run, and of all classes of a folder, which lists its images
+    class by class."""
+    return samples.select(torch.arange(count) * len(samples) // count)
+
+
 @dataclass(frozen=True)
 class Part:
     """Images in memory, uint8 of shape (N, C, H, W), and labels, int64 of shape (N,)."""

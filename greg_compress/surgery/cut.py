@@ -72,8 +72,11 @@ def reshape(model: nn.Module, form: Form) -> None:
         ValueError: a tensor that is not there, or a shape that no cut of it can have.
     """
     tensors = dict(named_tensors(model))
+    added = {name: layer for name in form.shapes if (layer := _without_bias(model, name)) is not None}
     kernels = {f"{path}.weight": m.kernel_size for path, m in model.named_modules() if isinstance(m, _ConvNd)}
     for name, shape in form.shapes.items():
+        if name in added:
+            continue
         sizes = tensors[name].shape if name in tensors else ()
         kernel = kernels.get(name, ())
         if (
@@ -86,6 +89,21 @@ def reshape(model: nn.Module, form: Form) -> None:
         if not 0 < groups <= _convolution(model, name).groups:
             raise ValueError(f"{name} cannot have been cut to {groups} groups")
     _replace(model, form.shapes, lambda name, old: old.detach().new_empty(tuple(form.shapes[name])), form.groups)
+    for name, layer in added.items():
+        if form.shapes[name] != [makes := _outputs(layer)]:
+            raise ValueError(f"{name} must have {makes} entries")
+        layer.bias = nn.Parameter(layer.weight.detach().new_empty(makes))
+
+
+def _without_bias(model: nn.Module, name: str) -> nn.Linear | _ConvNd | None:
+    """The layer that `name` would be a new bias of: one that :func:`.folding.fold` gave it."""
+    path, _, leaf = name.rpartition(".")
+    layer = dict(model.named_modules()).get(path) if leaf == "bias" else None
+    return layer if isinstance(layer, (nn.Linear, _ConvNd)) and layer.bias is None else None
+
+
+def _outputs(layer: nn.Linear | _ConvNd) -> int:
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
 
 
 def _convolution(model: nn.Module, name: str) -> _ConvNd:

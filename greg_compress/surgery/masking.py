@@ -49,6 +49,17 @@ def masked_equals_sliced(dense: nn.Module, sliced: nn.Module, wiring: Wiring, re
     return SelfCheck(largest, largest <= TOLERANCE)
 
 
+def output_change(dense: nn.Module, sliced: nn.Module, wiring: Wiring) -> float:
+    """How far two networks' outputs on a random batch lie apart: the norm of the difference over that of the first."""
+    wanted, got = ([_flat(out) for out in _outputs(model, wiring, None)] for model in (dense, sliced))
+    size = float(torch.cat(wanted).norm()) or 1.0
+    return float((torch.cat(wanted) - torch.cat(got)).norm()) / size
+
+
+def _flat(output: Tensor) -> Tensor:
+    return output.flatten().double()
+
+
 def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
     """Zero the slices that read the removed units, in every layer of a dense network."""
     with torch.no_grad():
@@ -111,6 +122,12 @@ def unseen(model: nn.Module, wiring: Wiring, removed: Tensor) -> AbstractContext
     return Unseen(losing) if losing else nullcontext()
 
 
+def examples(wiring: Wiring) -> list[Tensor]:
+    """A random input, always the same one, in float64."""
+    random = torch.Generator().manual_seed(0)
+    return [torch.rand((BATCH, *shape), generator=random).double() for shape in wiring.input_shapes]
+
+
 def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[Tensor]:
     """What a copy in float64 returns; one copy at a time, since a large network takes much memory."""
     double = copy.deepcopy(model).to("cpu", torch.float64).eval()
@@ -118,11 +135,9 @@ def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[T
     if removed is not None:
         mask(double, wiring, removed)
         seen = unseen(double, wiring, removed)
-    random = torch.Generator().manual_seed(0)
-    examples = [torch.rand((BATCH, *shape), generator=random).double() for shape in wiring.input_shapes]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]), seen, InDouble():  # type: ignore[no-untyped-call]
-            return output_tensors(double(*examples))
+            return output_tensors(double(*examples(wiring)))
     except GregError:
         raise
     except (Exception, SystemExit) as error:
