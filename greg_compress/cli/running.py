@@ -131,7 +131,7 @@ def dry_run(app: typer.Typer, grid: Grid, ui: Reporter) -> Result:
                 plans[words] = _planned(line, words)
             effect = plans[words]
         figures = {key: effect.get(key) for key in ("macs_speedup", "sparsity")}
-        steps.append({"step": task.stem, "command": task.line(grid.folder), **figures})
+        steps.append({"step": task.stem, "cell": task.cell, "command": task.line(grid.folder), **figures})
     return {"recipe": str(grid.recipe.path), "cells": len(grid.cells), "steps": steps}
 
 

@@ -205,6 +205,8 @@ def _require_printed(recipe: Recipe, tasks: Mapping[str, Task]) -> None:
         where = f"{recipe.path}: results {number} ({row.name})"
         if isinstance(row.paper, str) and known != [""]:
             raise RequestError(f'{where}: {row.step} differs by cell; write paper = {{"{known[0]}" = "{row.paper}"}}')
+        if isinstance(row.paper, dict) and known == [""]:
+            raise RequestError(f"{where}: {row.step} is the same in all cells; write paper as one text")
         for name in row.paper if isinstance(row.paper, dict) else ():
             if name not in known:
                 raise unknown(f"{where}: paper names {name!r}, which is no cell", name, known)

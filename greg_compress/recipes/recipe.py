@@ -16,7 +16,8 @@ from greg_compress.sources.specs import unknown
 
 TOP = ("about", "seeds", "values", "each", "steps", "results")
 ROW = ("name", "figure", "paper")
-NAME = re.compile(r"[a-z][a-z0-9_-]*")
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+"""Without a dash: that is what joins names and values in the names of files."""
 PLACE = re.compile(r"\{([^{}]*)\}")
 """What stands in braces is put in from elsewhere."""
 HERE, SEED = "here", "seed"
@@ -233,7 +234,7 @@ def _require_names(where: str, values: Iterable[str], each: Iterable[str], steps
     taken: set[str] = set(RESERVED)
     for name in [*values, *each, *steps]:
         if not NAME.fullmatch(name):
-            raise RequestError(f"{where}: {name!r} is no name; write small letters, digits, - and _")
+            raise RequestError(f"{where}: {name!r} is no name; write small letters, digits and _")
         if name in taken:
             raise RequestError(f"{where}: the name {name!r} is taken; choose another")
         taken.add(name)
@@ -257,6 +258,13 @@ def _require_places(recipe: Recipe, where: str, commands: Mapping[str, Words]) -
             if place in earlier and commands[recipe.steps[place].command].suffix is None:
                 raise RequestError(f"{where}: step {step.name} reads {place}, which writes no file")
         earlier.append(step.name)
+    used = {place for step in recipe.steps.values() for place in step.places()}
+    for kind, names in (("values", recipe.values), ("each", recipe.each)):
+        for name in names:
+            if name not in used:
+                raise RequestError(
+                    f"{where}: {kind}.{name} is used by no step; write {{{name}}} in one, or leave it out"
+                )
 
 
 def _rows(found: Mapping[str, Any], where: str, steps: Mapping[str, Step]) -> list[Row]:

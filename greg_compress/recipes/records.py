@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -96,5 +97,9 @@ def _difference(record: Record, task: Task) -> str:
     now = [task.step.command, *task.texts]
     if record.argv == now:
         return "that it read another " + (" or ".join(task.reads) or "recipe")
-    was = [word for word in record.argv if word not in now] or record.argv
-    return f"that it was made by another command line ({' '.join(was)[:200]})"
+    was = [
+        f"{before} {word}" if before.startswith("--") else word
+        for before, word in pairwise(["", *record.argv])
+        if word not in now
+    ]
+    return f"that it was made by another command line ({', '.join(was or record.argv)[:200]})"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from greg_compress.errors import GregError, Interrupted
+from greg_compress.errors import GregError, Interrupted, RequestError
 from greg_compress.options.network import Output
 from greg_compress.recipes import figures, records
 from greg_compress.recipes.expand import Grid, Task
@@ -32,6 +32,8 @@ def run(grid: Grid, typed: Typed, ui: Reporter, *, force: bool = False, anew: bo
         RequestError: one was made by another command line, and not forced.
         GregError: what a command raised, with the task's name before it.
     """
+    if grid.folder.exists() and not grid.folder.is_dir():
+        raise RequestError(f"{grid.folder} is a file; name a folder with -o")
     if not (force or anew):
         records.require_same(grid)
     _make(grid.folder)
