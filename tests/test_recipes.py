@@ -204,6 +204,16 @@ def test_every_shipped_recipe_cuts_what_the_paper_says(greg: Greg, tmp_path: Pat
     assert found == pytest.approx(expected, rel=0.032)  # the paper's own roundings at high ratios (design, section 7)
 
 
+def test_the_recipe_of_the_readme_is_one(greg: Greg, tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    (tmp_path / "r.toml").write_text(text.replace("{here}/..", str(ROOT / "sample_models")))
+    steps = greg("run", "r.toml", "--dry-run", "--json").json["steps"]
+    assert [step["step"] for step in steps if step["step"].startswith("base")] == ["base-s0", "base-s1", "base-s2"]
+    assert [step["macs_speedup"] for step in steps if step["step"] == "regularized-0.9-s0"] == [
+        pytest.approx(11.6, 0.01)
+    ]
+
+
 def test_the_paper_has_more_than_one_speedup() -> None:
     """The check above can fail: no two cells of a table are as close as it allows."""
     rows = tomllib.loads((ROOT / "sample_models/recipes/table1_resnet56.toml").read_text())["results"]
@@ -397,6 +407,27 @@ def test_a_scaled_phase_keeps_its_proportions(
     grown = found.updates * found.delta + (found.picking.updates * found.picking.delta if found.picking else 0)
     assert grown > found.ceiling
     assert (found == whole) == (total == whole.iterations)
+
+
+@given(
+    st.sampled_from(Preset),
+    st.sampled_from(Method),
+    st.floats(1e-6, 10),
+    st.sampled_from([None, 0, 10, 10**6]),
+    st.none() | st.floats(1e-6, 10),
+    st.none() | st.floats(1e-7, 1),
+)
+def test_whatever_is_scaled_grows_to_its_ceiling(
+    preset: Preset, method: Method, scale: float, stabilize: int | None, delta: float | None, pick_delta: float | None
+) -> None:
+    picking = {"pick_delta": pick_delta} if method is Method.GREG_2 else {}
+    options = PenaltyOptions(method, preset, stabilize=stabilize, delta=delta, **picking)
+    try:
+        found = scaled_schedule(options, 20, 5e-4, scale)
+    except RequestError:
+        return
+    grown = found.updates * found.delta + (found.picking.updates * found.picking.delta if found.picking else 0)
+    assert grown > found.ceiling
 
 
 def test_milestones_are_those_of_the_paper(greg: Greg) -> None:

@@ -157,7 +157,7 @@ def _stretched(whole: GrowthSchedule, total: int) -> GrowthSchedule:
         picking = replace(picking, delta=_rounded_up(_literal(picking.ceiling) / (grow - 1)))
         updates -= picking.updates
         rest -= picking.updates * _literal(picking.delta)
-    delta = _rounded_up(rest / (updates - 1))
+    delta = _rounded_up(rest / (updates - 1)) if updates > 1 else whole.delta
     return GrowthSchedule(whole.ceiling, delta, every, stabilize, whole.stop_ratio, picking)
 
 
