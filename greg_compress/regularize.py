@@ -18,7 +18,7 @@ from greg_compress.options.selecting import Selection
 from greg_compress.options.training import TrainingOptions
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
-from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule
+from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule, scaled_schedule
 from greg_compress.penalty.targets import Aim, Units
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
@@ -148,6 +148,8 @@ class Phase:
 
 
 def _schedule(options: PenaltyOptions, steps: int, weight_decay: float, allowed: int | None) -> GrowthSchedule:
+    if options.scale is not None:
+        return scaled_schedule(options, steps, weight_decay, options.scale)
     if allowed is None:
         return resolve_schedule(options, steps, weight_decay)
     return fitted_schedule(options, steps, weight_decay, allowed)

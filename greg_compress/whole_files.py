@@ -10,13 +10,31 @@ import fcntl
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from greg_compress.errors import GregError, InputError, RequestError
 from greg_compress.options.network import Output
 from greg_compress.processes import place
+
+_coming: ContextVar[frozenset[Path] | None] = ContextVar("coming", default=None)
+"""In a rehearsal, the files that will be there when it comes to it."""
+
+
+class Held(RequestError):
+    """Another greg holds an output."""
+
+
+@contextmanager
+def rehearsal(coming: Iterable[Path]) -> Iterator[None]:
+    """Options are only parsed in here: these files count as there, and outputs are neither looked at nor locked."""
+    token = _coming.set(frozenset(coming))
+    try:
+        yield
+    finally:
+        _coming.reset(token)
 
 
 @contextmanager
@@ -94,10 +112,10 @@ def claimed(output: Output) -> Iterator[None]:
     What a killed run left there half written is removed.
 
     Raises:
-        RequestError: another one holds it.
+        Held: another one does.
         GregError: the folder is missing or not writable.
     """
-    if not place().first:
+    if _coming.get() is not None or not place().first:
         yield
         return
     target = Path(os.path.realpath(output.path))
@@ -124,7 +142,7 @@ def _locked(lock: Path, target: Path) -> tuple[int, bool]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, no worker inherits it
         except (BlockingIOError, PermissionError):
             os.close(descriptor)
-            raise RequestError(f"another greg is writing {target}; wait for it, or choose another name") from None
+            raise Held(f"another greg is writing {target}; wait for it, or choose another name") from None
         except OSError:
             return descriptor, False
         with suppress(FileNotFoundError):
@@ -141,6 +159,8 @@ def require_free(output: Output, *, resumable: bool) -> None:
         RequestError: OUT or OUT.partial exists and neither --force nor --resume says what to do.
         GregError: the folder is missing or not writable.
     """
+    if _coming.get() is not None:
+        return
     _require_ordinary(output)
     with claimed(output):
         _require_free(output, resumable)
@@ -166,6 +186,8 @@ def require_file(path: Path) -> None:
     Raises:
         InputError: missing, a directory, or nothing that ends (a pipe, a device).
     """
+    if path in (_coming.get() or ()):
+        return
     try:
         if path.is_dir():
             raise InputError(f"{path} is a directory, not a state file")

@@ -45,8 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
     "long_run": {*WORDS, "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
-    "cli": {*WORDS, *STAGES, "demo", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
-    "demo": {*WORDS, *STAGES, "selection.ratios", "sources.specs", "penalty.presets"},
+    "recipes": {*WORDS, "sources.specs"},
+    "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
     **{
         stage: {
             *WORDS,
@@ -147,6 +147,8 @@ def loads_torch(*words: str) -> bool:
         ("analyze", "torchvision:resnet18", "--samples", "9"),
         ("export", "tests", "-o", "x.onnx"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
+        ("run", "--help"),
+        ("run", "sample_models/recipes/demo.toml", "--set", "ratio=2", "-o", "/tmp/never"),
     ],
 )
 def test_what_the_command_line_alone_shows_needs_no_torch(words: tuple[str, ...]) -> None:

@@ -21,6 +21,7 @@ REGULARIZE = ("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--ba
 
 
 GREG_2 = (*REGULARIZE, "--method", "greg-2", "--pick-ceiling", "0.01", "--pick-delta", "0.001")
+SCALED = (*REGULARIZE[:6], "--batch-size", "64", "--precision", "fp32", "--save-every", "7", "--scale", "0.1")
 TAUGHT = ("finetune", "small.pt", *TRAIN[2:], "--iterations", "60", "--teacher", DIGITS)
 
 
@@ -62,11 +63,12 @@ def tensors_and_figures(path: Path) -> Any:
         ((*TRAIN, "--iterations", "60"), signal.SIGINT, "training 1/"),
         ((*TRAIN, "--iterations", "60"), signal.SIGTERM, "top-1 before"),
         (REGULARIZE, signal.SIGINT, "pushing 1/"),
+        (SCALED, signal.SIGINT, "pushing 1/"),
         (GREG_2, signal.SIGINT, "growing 1/"),
         (GREG_2, signal.SIGTERM, "picked 336 units"),
         (TAUGHT, signal.SIGINT, "training 1/"),
     ],
-    ids=["train", "terminated", "regularize", "growing", "picked", "taught"],
+    ids=["train", "terminated", "regularize", "scaled", "growing", "picked", "taught"],
 )
 def test_a_run_goes_on_as_if_never_stopped(
     tmp_path: Path, small: Path, words: tuple[object, ...], number: int, after: str

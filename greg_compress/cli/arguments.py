@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Annotated
 
@@ -73,6 +74,16 @@ Tf32 = Annotated[bool, Option("--tf32", help="CUDA: float32 products in TensorFl
 Deterministic = Annotated[bool, Option("--deterministic", help="CUDA: only algorithms that repeat bit for bit.")]
 Log = Annotated[Path | None, Option("--log", metavar="FILE", help="Figures as JSON lines, readable while it runs.")]
 Timing = Annotated[bool, Option("--time", help="Say how long it would take, from a few iterations, and stop.")]
+
+Milestones = Annotated[
+    str | None,
+    Option(
+        "--milestones",
+        metavar="SHARES",
+        help="multistep: shares of the run, like 1/3,2/3,5/6, after each of which it is a tenth.",
+        show_default="1/2,3/4",
+    ),
+]
 
 
 def model_options(
@@ -156,6 +167,7 @@ def training_options(
     ] = 128,
     lr: Annotated[float | None, Option("--lr", help="Learning rate; in regularize the preset's.")] = 0.1,
     decay: Annotated[Decay, Option("--decay", help="How the learning rate falls.")] = Decay.COSINE,
+    milestones: Milestones = None,
     warmup: Annotated[
         int | None, Option("--warmup", help="Iterations of linear warm-up.", show_default="a twentieth of the run")
     ] = None,
@@ -197,8 +209,16 @@ def training_options(
         epochs, iterations, warmup, momentum,
         chosen.weight_decay if weight_decay is None else weight_decay,
         precision, device, seed, val_fraction, save_every, download, workers, accumulate, sync_bn, compiled, tf32,
-        deterministic, log, timing,
+        deterministic, log, timing, None if milestones is None else shares(milestones),
     )  # fmt: skip
+
+
+def shares(text: str) -> tuple[float, ...]:
+    """`1/3,2/3` or `0.5,0.75`: shares of a run."""
+    try:
+        return tuple(float(Fraction(part.strip())) for part in text[:200].split(","))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise RequestError(f"--milestones {text[:40]}: write shares of the run, like 1/2,3/4") from None
 
 
 def penalty_options(
@@ -228,10 +248,13 @@ def penalty_options(
         str | None,
         Option("--budget", metavar="TIME", help="30m, 2h or 90s: chooses delta, update-every and stabilize to fit."),
     ] = None,
+    scale: Annotated[
+        float | None, Option("--scale", metavar="F", help="The phase F times as long, in the same proportions.")
+    ] = None,
 ) -> PenaltyOptions:
     return PenaltyOptions(
         method, preset, ceiling, delta, update_every, stabilize, stop_ratio, penalize, pick_ceiling, pick_delta,
-        recover, None if budget is None else seconds(budget),
+        recover, None if budget is None else seconds(budget), scale,
     )  # fmt: skip
 
 

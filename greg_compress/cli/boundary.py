@@ -143,7 +143,7 @@ def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
         if isinstance(error, TyperException):
             return Outcome(2, f"{error.format_message()} (see --help)", error)
         if heard.number is not None:
-            return Outcome(128 + heard.number, "interrupted", error)
+            return Outcome(128 + heard.number, "; ".join(["interrupted", *getattr(error, "__notes__", ())]), error)
         if isinstance(error, GregError):
             return Outcome(error.exit_code, str(error), error)
         return Outcome(1, _unexpected(error), error)

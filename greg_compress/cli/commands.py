@@ -14,6 +14,7 @@ from greg_compress.cli import arguments, measuring, selecting
 from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
+from greg_compress.cli.seat import Rehearsed, current
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1
 from greg_compress.options.limits import require_device
@@ -52,9 +53,15 @@ def _printed(
     here = place()
     if not (together or here.alone):
         raise RequestError("this command runs in one process; start it without torchrun")
+    seat = current()
+    if seat is not None and seat.rehearses:
+        raise Rehearsed
     from greg_compress.cli import results
     from greg_compress.cli.terminal import Terminal
 
+    if seat is not None:
+        yield lambda result: seat.take(results.finite(result)), Terminal()
+        return
     with results.printed(as_json, getattr(results, kind)) as print_result:
         yield (print_result, Terminal()) if here.first else (lambda _: None, Reporter())
 
@@ -127,7 +134,14 @@ def regularize(
         Use(
             arguments.training_options,
             defaults=dict.fromkeys(("lr", "batch_size", "weight_decay")),  # the preset's
-            fixed={"epochs": None, "iterations": None, "default_epochs": None, "decay": Decay.CONSTANT, "warmup": 0},
+            fixed={
+                "epochs": None,
+                "iterations": None,
+                "default_epochs": None,
+                "decay": Decay.CONSTANT,
+                "warmup": 0,
+                "milestones": None,
+            },
         ),
     ],
     output: Resumable,
@@ -214,6 +228,32 @@ def export(
 
 
 @app.command()
+def run(
+    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file: values, a grid of them, steps, results.")],
+    out: Annotated[
+        Path | None, Option("-o", "--out", metavar="DIR", help="Where the files go.", show_default="named as RECIPE")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Replace one of the recipe's values; repeats.")
+    ] = None,
+    scale: Annotated[float, Option("--scale", metavar="F", help="Make every length F times as long.")] = 1.0,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="Check and show every command and what it would cut, and stop.")
+    ] = False,
+    force: Annotated[bool, Option("--force", help="Do anew what other options had made there.")] = False,
+    json: Json = False,
+) -> None:
+    """Run a whole recipe, or what is missing of it; the same command again goes on."""
+    if force and dry_run:
+        raise RequestError("--force would have no effect with --dry-run")
+    from greg_compress.cli import running
+
+    grid = running.grid_of(app, recipe, setting or (), scale, out)
+    with _printed(json, "planned_grid" if dry_run else "grid") as (print_result, ui):
+        print_result(running.dry_run(app, grid, ui) if dry_run else running.run(app, grid, force, ui))
+
+
+@app.command()
 def demo(
     folder: Annotated[Path, Argument(metavar="[DIR]", help="Where the files go.")] = Path("greg-demo"),
     force: Force = False,
@@ -222,6 +262,6 @@ def demo(
     """Run the whole chain on the digits, in about a minute."""
     require_free_folder(folder, force)
     with _printed(json, "demonstration") as (print_result, ui):
-        from greg_compress import demo as stage
+        from greg_compress.cli import running
 
-        print_result(stage.run(folder, force, ui))
+        print_result(running.demo(app, folder, ui))

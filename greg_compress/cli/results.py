@@ -13,12 +13,24 @@ from typing import Any
 from rich.console import Console
 
 from greg_compress.cli.analysis import analysis
+from greg_compress.cli.grid import grid, planned_grid
 from greg_compress.cli.terminal import console, make_table
 from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed
 
 Result = dict[str, Any]
-__all__ = ["accuracy", "analysis", "demonstration", "exported", "printed", "pruning", "training"]
+__all__ = [
+    "accuracy",
+    "analysis",
+    "demonstration",
+    "exported",
+    "finite",
+    "grid",
+    "planned_grid",
+    "printed",
+    "pruning",
+    "training",
+]
 
 
 @contextmanager
@@ -28,7 +40,7 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
     stdout = sys.stdout
 
     def print_json(document: Result) -> None:
-        stdout.write(json.dumps(_finite(document), indent=2, allow_nan=False) + "\n")
+        stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
         stdout.flush()
 
     def print_result(result: Result) -> None:
@@ -47,12 +59,12 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
         raise
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
     """JSON knows neither NaN nor infinity: what has no measure is null."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

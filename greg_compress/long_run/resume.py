@@ -71,7 +71,7 @@ def _require_same_options(job: Job, before: dict[str, Any]) -> None:
 
 def _limits(options: dict[str, Any]) -> tuple[str, ...]:
     if "stabilize" in options:
-        return ("stabilize",)
+        return ("stabilize",) if options.get("scale") is None else ()  # of a scaled phase it moves every update
     fixed = options["decay"] == Decay.CONSTANT and options["warmup"] is not None
     return ("epochs", "iterations") if fixed else ()
 

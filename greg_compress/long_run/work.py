@@ -30,7 +30,7 @@ from greg_compress.training import numerics
 from greg_compress.training.batches import Batches
 from greg_compress.training.loop import Loop, Settings
 from greg_compress.training.randomness import generator
-from greg_compress.training.schedule import Schedule
+from greg_compress.training.schedule import MILESTONES, Schedule
 from greg_compress.training.world import World
 
 
@@ -225,7 +225,7 @@ def _loop(job: Job, opened: Opened, course: Course, allowed: int | None) -> tupl
     phase = job.phase(opened.model, opened.state, steps, allowed) if job.phase else None
     total = phase.iterations if phase else options.total(steps)
     warmup = total // 20 if options.warmup is None else options.warmup
-    schedule = Schedule(options.lr, total, options.decay, warmup)
+    schedule = Schedule(options.lr, total, options.decay, warmup, options.milestones or MILESTONES)
     return course.loop(schedule, phase.regularizer if phase else None), phase
 
 

@@ -49,6 +49,8 @@ class PenaltyOptions:
     recover: float | None = None
     budget: float | None = None
     """Seconds for the whole phase, which then decides delta, K_u and K_s."""
+    scale: float | None = None
+    """Times the length that all the rest comes to, in the same proportions."""
 
     def __post_init__(self) -> None:
         require_between("ceiling", self.ceiling, 0, 1e6)
@@ -60,6 +62,9 @@ class PenaltyOptions:
                 if getattr(self, name) is not None:
                     raise RequestError(f"--{name.replace('_', '-')} would have no effect without --method greg-2")
         require_between("budget", self.budget, 0, MANY)
+        require_between("scale", self.scale, 0, 1e6)
+        if self.budget is not None and self.scale is not None:
+            raise RequestError("--scale is what --budget decides; give one of them")
         for name in ("delta", "pick_delta", "update_every", "stabilize") if self.budget is not None else ():
             if getattr(self, name) is not None:
                 raise RequestError(f"--{name.replace('_', '-')} is what --budget decides; give one of them")

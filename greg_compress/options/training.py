@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import pairwise
 from pathlib import Path
 
 from greg_compress.errors import RequestError
@@ -65,6 +66,8 @@ class TrainingOptions:
     """Where figures go as JSON lines while it runs."""
     timing: bool = False
     """Whether to say how long it would take, and stop there."""
+    milestones: tuple[float, ...] | None = None
+    """Shares of the run at which `multistep` divides the rate by 10; None for the usual."""
 
     def __post_init__(self) -> None:
         require_between("accumulate", self.accumulate, 0, MANY)
@@ -77,6 +80,7 @@ class TrainingOptions:
         require_between("seed", self.seed, -1, 2**63)
         if self.epochs is not None and self.iterations is not None:
             raise RequestError("give --epochs or --iterations, not both")
+        self._require_milestones()
         for name, value in {
             "val-fraction": self.val_fraction,
             "momentum": self.momentum,
@@ -85,6 +89,14 @@ class TrainingOptions:
             if not 0 <= value < 1:
                 raise RequestError(f"--{name} must be at least 0 and below 1, not {value:g}")
         require_device(self.device)
+
+    def _require_milestones(self) -> None:
+        if self.milestones is None:
+            return
+        if self.decay is not Decay.MULTISTEP:
+            raise RequestError("--milestones would have no effect without --decay multistep")
+        if not all(0 < a < b for a, b in pairwise((*self.milestones, 1.0))):
+            raise RequestError("--milestones must grow, above 0 and below 1, like 1/2,3/4")
 
     def total(self, steps_per_epoch: int) -> int:
         """Iterations of the whole run."""

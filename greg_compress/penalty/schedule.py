@@ -21,7 +21,8 @@ GROWING_SHARE = 10
 
 LONGEST = 105_001
 """Iterations of the paper's phase on CIFAR: `quick` takes no more of a budget."""
-SHORTEST = 100
+SHORTEST, LEAST = 100, 10
+"""Iterations without which a budget is too small; and the fewest that can be scaled down to, to try out a recipe."""
 
 
 @dataclass(frozen=True)
@@ -123,21 +124,40 @@ def fitted_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay:
     if allowed < SHORTEST:
         raise RequestError(f"the budget allows {allowed} iterations, but {SHORTEST} are the least; give more time")
     whole = resolve_schedule(options, steps_per_epoch, weight_decay)
-    total = min(allowed, LONGEST if options.preset is Preset.QUICK else whole.iterations)
+    return _stretched(whole, min(allowed, LONGEST if options.preset is Preset.QUICK else whole.iterations))
+
+
+def scaled_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float, scale: float) -> GrowthSchedule:
+    """The schedule that the options describe, `scale` times as long, in the same proportions.
+
+    Raises:
+        RequestError: fewer than 10 iterations are left.
+    """
+    whole = resolve_schedule(options, steps_per_epoch, weight_decay)
+    total = round(scale * whole.iterations)
+    if total < LEAST:
+        raise RequestError(
+            f"--scale {scale:g} of {whole.iterations} iterations leaves {total}, but {LEAST} are the least"
+        )
+    return _stretched(whole, total)
+
+
+def _stretched(whole: GrowthSchedule, total: int) -> GrowthSchedule:
+    """A schedule of another length. K_u gives way first, then delta."""
     if total == whole.iterations:
         return whole
-    stabilize = whole.stabilize * total // whole.iterations
+    stabilize = min(whole.stabilize * total // whole.iterations, total - LEAST // 2)
     picking = whole.picking
     most = whole.updates + (picking.updates if picking else 0)
     every = max(1, min(whole.update_every, (total - stabilize) // most))
     updates = (total - stabilize - 1) // every + 1
     rest = _literal(whole.ceiling)
     if picking is not None:
-        grow = max(2, updates * picking.updates // most)
+        grow = max(2, min(updates * picking.updates // most, updates - 2))
         picking = replace(picking, delta=_rounded_up(_literal(picking.ceiling) / (grow - 1)))
         updates -= picking.updates
         rest -= picking.updates * _literal(picking.delta)
-    delta = _rounded_up(rest / (updates - 1))
+    delta = _rounded_up(rest / (updates - 1)) if updates > 1 else whole.delta
     return GrowthSchedule(whole.ceiling, delta, every, stabilize, whole.stop_ratio, picking)
 
 

@@ -19,6 +19,7 @@ class Schedule:
     total: int
     decay: Decay = Decay.CONSTANT
     warmup: int = 0
+    milestones: tuple[float, ...] = MILESTONES
 
     def at(self, step: int) -> float:
         """The learning rate of step 0 <= step < total."""
@@ -28,6 +29,6 @@ class Schedule:
             done = (step - self.warmup) / max(1, self.total - self.warmup)
             return self.lr * 0.5 * (1 + math.cos(math.pi * done))
         if self.decay is Decay.MULTISTEP:
-            passed = sum(step >= share * self.total for share in MILESTONES)
+            passed = sum(step >= share * self.total for share in self.milestones)
             return float(self.lr * 0.1**passed)
         return self.lr

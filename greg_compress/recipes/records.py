@@ -1,0 +1,105 @@
+"""DIR/STEM.json: the command line of a task, and what it returned once it is finished."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from greg_compress.errors import InputError, RequestError
+from greg_compress.recipes.expand import Grid, Task
+from greg_compress.whole_files import written_whole
+
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of a task that was begun."""
+
+    key: str
+    argv: list[str]
+    result: Result | None
+    """None until it is finished."""
+
+
+def path_of(task: Task, folder: Path) -> Path:
+    return folder / f"{task.stem}.json"
+
+
+def read(task: Task, folder: Path) -> Record | None:
+    """What is recorded of a task; None if it was never begun.
+
+    Raises:
+        InputError: the file holds something else.
+    """
+    path = path_of(task, folder)
+    try:
+        found = json.loads(path.read_bytes())
+        record = Record(found["key"], found["argv"], found["result"])
+        if not (isinstance(record.result, (dict, type(None))) and all(isinstance(word, str) for word in record.argv)):
+            raise ValueError("no record")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise InputError(f"{path} is no record of greg run; name another folder") from error
+    return record
+
+
+def write(task: Task, folder: Path, result: Result | None) -> None:
+    """Record that a task is begun, or what it returned."""
+    content = {
+        "step": task.step.name,
+        "cell": task.cell,
+        "argv": [task.step.command, *task.texts],
+        "reads": {name: read.file for name, read in task.reads.items()},
+        "key": task.key,
+        "result": result,
+    }
+    save(path_of(task, folder), content)
+
+
+def save(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON document whole."""
+    with written_whole(path, replace=True) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def finished(task: Task, folder: Path) -> Result | None:
+    """What a task returned, if the same one was done before and what it made is still there."""
+    record = read(task, folder)
+    if record is None or record.key != task.key or not (task.file is None or (folder / task.file).is_file()):
+        return None
+    return record.result
+
+
+def require_same(grid: Grid) -> None:
+    """Refuse a folder that holds a task of another command line.
+
+    Raises:
+        RequestError: it does; what differs is said.
+    """
+    for task in grid.tasks.values():
+        record = read(task, grid.folder)
+        if record is not None and record.key != task.key:
+            path = path_of(task, grid.folder)
+            raise RequestError(
+                f"{path} says {_difference(record, task)}; add --force to do it anew, or name another -o"
+            )
+
+
+def _difference(record: Record, task: Task) -> str:
+    now = [task.step.command, *task.texts]
+    if record.argv == now:
+        return "that it read another " + (" or ".join(task.reads) or "recipe")
+    was = [
+        f"{before} {word}" if before.startswith("--") else word
+        for before, word in pairwise(["", *record.argv])
+        if word not in now
+    ]
+    return f"that it was made by another command line ({', '.join(was or record.argv)[:200]})"
