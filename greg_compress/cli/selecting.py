@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -45,6 +45,10 @@ MaxRatio = Annotated[
     ),
 ]
 
+Unstructured = Annotated[
+    bool, Option("--unstructured", help="Remove single weights, not channels: no shape changes. With --ratios.")
+]
+
 
 def selection(
     ratios: RatiosText = None,
@@ -56,6 +60,7 @@ def selection(
     align: Align = None,
     scope: ScopeName = None,
     max_ratio: MaxRatio = None,
+    unstructured: Unstructured = False,
 ) -> Selection | None:
     beside = {
         "--skip": skip,
@@ -64,6 +69,10 @@ def selection(
         "--scope": scope,
         "--max-ratio": max_ratio,
     }
+    if unstructured:
+        _require_for_weights(
+            ratios, {"--target-macs": target_macs, "--target-params": target_params, "--plan": plan, **beside}
+        )
     idle = next((option for option, value in beside.items() if value), None)
     if (ratios, target_macs, target_params, plan) == (None, None, None, None):
         if idle:
@@ -83,7 +92,17 @@ def selection(
         None if target_macs is None else parse_target("--target-macs", target_macs),
         None if target_params is None else parse_target("--target-params", target_params),
         None if plan is None else read_plan(plan),
+        unstructured,
     )
+
+
+def _require_for_weights(ratios: str | None, others: dict[str, Any]) -> None:
+    """Raise RequestError for an option that means nothing where no shape changes."""
+    for option, value in others.items():
+        if value not in (None, False) and option != "--skip":
+            raise RequestError(f"{option} would have no effect: --unstructured removes single weights, by --ratios")
+    if ratios is None:
+        raise RequestError("--unstructured would have no effect without --ratios")
 
 
 def plan_output(

@@ -39,6 +39,8 @@ class Selection:
     target_params: Decimal | None = None
     """What is to be left of the dense network, as a share of 1."""
     plan: PlanFile | None = None
+    unstructured: bool = False
+    """Whether single weights go, not channels."""
 
     def __post_init__(self) -> None:
         given = [option for option, value in self._ways().items() if value is not None]
