@@ -18,7 +18,7 @@ TENSOR, FRAME = 640, 2**16
 
 
 def require_room(
-    partial: Path, model: nn.Module, momentum: bool, state: State, replaced: bool, regularizer: Any
+    partial: Path, model: nn.Module, momentum: bool, state: State, replaced: bool, regularizer: Any = ()
 ) -> None:
     """Refuse a run whose OUT.partial would not fit. OUT is smaller, and has room where a replacement had it.
 
