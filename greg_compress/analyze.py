@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from greg_compress.cost import Cost, layer_macs, owner
+from greg_compress.cost import Cost, layer_macs, owner, zeros, zeros_and_share
 from greg_compress.criteria.images import scoring_images
 from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
@@ -26,6 +27,8 @@ from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.numerics import resolve_device
+from greg_compress.unstructured.layers import counts, require_effect, require_kind
+from greg_compress.unstructured.masks import Masks, least
 from greg_compress.whole_files import written_whole
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
@@ -41,6 +44,9 @@ def run(
 ) -> dict[str, Any]:
     """Return `params`, `macs`, `size`, `layers`, `uncalled`, and with a selection `plan` (design section 7).
 
+    With `--unstructured` the plan's `sparsity` is the percentage of parameters that would be exactly zero, and `zeros`
+    their number; a layer's `left` says how many of its own.
+
     The plan itself goes to `plan_output`, as a plan file. With data to measure on, `sensitivity` is what
     :func:`.sensitivity.measure` returns.
     """
@@ -52,8 +58,10 @@ def run(
         raise RequestError(f"--sensitivity of {options.model} would mean nothing, since it is untrained")
     data = data and fitting(opened, data)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
+    require_kind(opened.state.masks, opened.state.stage, selection, options.model)
+    weights = _weights(opened, wiring, selection) if selection and selection.unstructured else None
     scored = scoring_images(data.train, normalization_of(opened.state)) if images and data else None
-    plan = choose(opened.model, wiring, selection, scored) if selection else None
+    plan = choose(opened.model, wiring, selection, scored) if selection and weights is None else None
     left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
     coupled = selection is not None and selection.coupled
@@ -61,15 +69,38 @@ def run(
         "params": whole.params,
         "macs": whole.macs,
         "size": whole.size,
+        **zeros_and_share(opened.model),
         "layers": _layers(opened.model, wiring, left, plan, coupled),
         "uncalled": _uncalled(opened.model, wiring),
         "plan": None if plan is None or left is None else _effect(whole, cost_of(left, wiring), plan),
         "sensitivity": _sensitivity(opened, wiring, data, sensitivity, coupled, ui) if data and sensitivity else None,
     }
+    if weights is not None:
+        _add_weights(result, opened.model, wiring, weights, whole)
     if plan is not None and plan_output is not None:
         with written_whole(plan_output.path, replace=plan_output.force) as path:
             path.write_text(written(plan, wiring))
     return result
+
+
+def _weights(opened: Opened, wiring: Wiring, selection: Selection) -> dict[str, Tensor]:
+    """Which single weights a selection removes."""
+    gone = opened.state.masks
+    wanted = counts(opened.model, wiring, selection, gone)
+    require_effect(wanted, gone, selection)
+    return least(opened.model, wanted, gone)
+
+
+def _add_weights(result: dict[str, Any], model: nn.Module, wiring: Wiring, masks: Masks, whole: Cost) -> None:
+    """Put into a result what single weights to remove would leave: the same shapes, and more zeros."""
+    more = {name: int((mask & (model.get_parameter(name).detach().cpu() != 0)).sum()) for name, mask in masks.items()}
+    held = {layer.name: layer.weight or f"{layer.name}.weight" for layer in wiring.ran}
+    for row in result["layers"]:
+        zeros_left = row["zeros"] + more.get(held[row["name"]], 0)
+        row["left"] = {**{name: row[name] for name in ("macs", "shape", "params")}, "zeros": zeros_left}
+    found = result["zeros"] + sum(more.values())
+    share = 100 * found / whole.params
+    result["plan"] = _effect(whole, whole, Plan({})) | {"sparsity": share, "zeros": found}
 
 
 def _sensitivity(
@@ -86,7 +117,7 @@ def _sensitivity(
 
 def _effect(whole: Cost, after: Cost, plan: Plan) -> dict[str, Any]:
     target = None if plan.solution is None else plan.solution.to_json()
-    return {"params": after.params, "macs": after.macs, **reduction(whole, after), "target": target}
+    return {"params": after.params, "macs": after.macs, **reduction(whole, after), "target": target, "zeros": None}
 
 
 def _layers(
@@ -144,8 +175,14 @@ def _more(layer: Layer, wiring: Wiring) -> int:
 def _sizes(model: nn.Module, layer: Layer) -> dict[str, Any]:
     weight = model.get_parameter(layer.weight)
     module = owner(model, layer)
-    own = [weight] if module is None else module.parameters(recurse=False)
-    return {"shape": list(weight.shape), "params": sum(parameter.numel() for parameter in own)}
+    return {"shape": list(weight.shape), **_amounts([weight] if module is None else module.parameters(recurse=False))}
+
+
+def _amounts(own: Iterable[Tensor]) -> dict[str, int | None]:
+    """Parameters of a layer, and how many are exactly zero; None where there are no values."""
+    own = list(own)
+    known = not any(parameter.is_meta for parameter in own)
+    return {"params": sum(parameter.numel() for parameter in own), "zeros": zeros(own) if known else None}
 
 
 def _unfollowed(model: nn.Module, layer: Unfollowed) -> dict[str, Any]:
@@ -154,7 +191,7 @@ def _unfollowed(model: nn.Module, layer: Unfollowed) -> dict[str, Any]:
         "name": layer.name,
         "type": type(module).__name__,
         "stage": stage_of(layer),
-        "params": sum(parameter.numel() for parameter in module.parameters(recurse=False)),
+        **_amounts(module.parameters(recurse=False)),
         "macs": layer.macs,
         "prunable": False,
         "reason": UNFOLLOWED,

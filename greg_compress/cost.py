@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from greg_compress.wiring.record import Layer
@@ -82,6 +82,17 @@ def _flatten(tree: dict[str, Any], prefix: str, into: dict[str, int]) -> None:
     for name, (macs, _, children) in tree.items():
         into[prefix + name] = int(macs)
         _flatten(children, f"{prefix}{name}.", into)
+
+
+def zeros(tensors: Iterable[Tensor]) -> int:
+    """How many elements are exactly zero."""
+    return sum(tensor.numel() - int(tensor.detach().count_nonzero()) for tensor in tensors)
+
+
+def zeros_and_share(model: nn.Module) -> dict[str, Any]:
+    """`zeros`: parameters that are exactly zero; `sparsity`: the percentage of all parameters that they are."""
+    found, params = zeros(model.parameters()), sum(parameter.numel() for parameter in model.parameters())
+    return {"zeros": found, "sparsity": 100 * found / params if params else 0.0}
 
 
 def cost(model: nn.Module, macs: Iterable[int]) -> Cost:

@@ -21,8 +21,9 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
     """Export, check and time a network, and its baseline beside it.
 
     Returns:
-        `onnx`, `size`, `opset`, `denormals_flushed`, `parity`, `latency`, `baseline`, `speedup` (measured
-        time) and `macs_speedup`; the last three are None without a baseline.
+        `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
+        `denormals_flushed`, `parity`, `latency`, `baseline`, `speedup` (measured time) and `macs_speedup`; the last
+        three are None without a baseline.
 
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
@@ -39,6 +40,8 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
             "onnx": str(output.path),
             "size": path.stat().st_size,
             "opset": onnx_file.written_opset(path),
+            "compressed_size": onnx_file.compressed_size(path),
+            "zeros": onnx_file.zeros(path),
             "denormals_flushed": flushed,
             "parity": parity.to_json(),
             **dict.fromkeys(("latency", "baseline", "speedup", "macs_speedup")),
@@ -78,5 +81,6 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
 
 
 def _say(opened: Opened, name: str, ui: Reporter) -> None:
-    if not opened.state.shapes:
-        ui.warn(f"{name} was never cut: this exports the {opened.state.stage} network")
+    state = opened.state
+    if not state.shapes and (not state.masks or state.stage == "regularized"):
+        ui.warn(f"{name} was never cut: this exports the {state.stage} network")

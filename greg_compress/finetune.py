@@ -20,6 +20,7 @@ from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.training.loop import Settings
 from greg_compress.training.objective import Distillation, Objective, cross_entropy
+from greg_compress.unstructured.hold import Hold
 
 TEMPERATURE, TEACHER_WEIGHT = 4.0, 0.9
 """What Hinton et al. and most since them use for image classifiers."""
@@ -50,6 +51,7 @@ def run(
         model=model,
         open=opened,
         objective=objective,
+        regularizer=lambda network, state: Hold(network, state.masks) if state.masks else None,
     )
     return life.run(job, ui)
 

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from greg_compress.cost import zeros, zeros_and_share
 from greg_compress.criteria.images import scoring_images
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.fit import fitting, normalization_of
@@ -29,24 +30,29 @@ from greg_compress.state.models import Opened, network, open_model, weights_of
 from greg_compress.surgery.cut import Form, cut
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.surgery.folding import Folding, folded
-from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced
+from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced, same_outputs
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.recalibration import recalibrate, training_batches
-from greg_compress.wiring.groups import Group, Wiring
+from greg_compress.unstructured.layers import counts as weight_counts
+from greg_compress.unstructured.layers import require_effect, require_kind, show_counts, to_json
+from greg_compress.unstructured.masks import counts_of, differing, least, zero
+from greg_compress.wiring.groups import Group, Wiring, find_groups
 from greg_compress.wiring.skeleton import named_tensors
 
 
 def run(
     model: ModelOptions, selection: Selection | None, images: ImageOptions | None, output: Output, ui: Reporter
 ) -> dict[str, Any]:
-    """Cut a network by a regularized state's picks, or one-shot by a criterion with a selection.
+    """Cut a network by a regularized state's picks, or one-shot by a criterion; or zero single weights.
 
     Returns:
         `params`, `macs`, `size` (each before and after), `macs_speedup`, `sparsity`, `self_check`, `groups`, `fold`:
         what became of the constants that a regularized state's picked filters still made (see :class:`Folding`),
         `l1_differs`: how many of a regularized state's picks a final L1 sort (Algorithm 1, line 15) would have
-        chosen otherwise, and `target`: the ratio that was found for one, and what it reaches.
+        chosen otherwise, `target`: the ratio that was found for one, and what it reaches, and `zeros`: parameters that
+        are exactly zero. Of single weights `sparsity` is the percentage of these, no size changes, and `layers` says
+        how many weights each keeps; it is None for channels.
 
     Raises:
         RequestError: no selection where one is needed, or one that contradicts the picks.
@@ -55,6 +61,10 @@ def run(
     data = load_data(images.data, images.download, images.workers) if images else None
     opened = open_model(model, ui, data.input_shape if data else None)
     data = fitting(opened, data) if data else None
+    require_kind(opened.state.masks, opened.state.stage, selection, model.model)
+    picked = opened.state.stage == "regularized" and bool(opened.state.masks)
+    if picked if selection is None else selection.unstructured:
+        return _of_weights(opened, model, selection, images, data, output, ui)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan, differs = _plan(opened, wiring, selection, data, model.model, ui)
     removed = plan.removed_units(wiring)
@@ -84,6 +94,8 @@ def run(
             {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
         ],
         "fold": folding.to_json() if folding else None,
+        "layers": None,
+        "zeros": {"before": zeros(opened.model.parameters()), "after": zeros(small.parameters())},
         "l1_differs": differs,
         "target": None if plan.solution is None else plan.solution.to_json(),
     }
@@ -93,6 +105,66 @@ def run(
     _require_rebuilt(small, state, model)
     files.save(state, output.path, replace=output.force)
     return report
+
+
+def _of_weights(
+    opened: Opened,
+    model: ModelOptions,
+    selection: Selection | None,
+    images: ImageOptions | None,
+    data: Dataset | None,
+    output: Output,
+    ui: Reporter,
+) -> dict[str, Any]:
+    """Set single weights to zero for good."""
+    dense, state = opened.model, opened.state
+    wiring = find_groups(dense, state.input_shapes)
+    before, cost = zeros(dense.parameters()), cost_of(dense, wiring)
+    state.masks, differs = _masks(opened, wiring, selection, model.model)
+    show_counts(dense, counts_of(state.masks), ui)
+    zero(dense, state.masks)
+    if data and images and images.recalibrate:
+        recalibrate(dense, training_batches(data.train, normalization_of(state)), images.recalibrate)
+    plan = to_json(dense, counts_of(state.masks))
+    state.stage, state.plan, state.weights = "pruned", plan, weights_of(dense)
+    rebuilt = _require_rebuilt(dense, state, model)
+    check = same_outputs(dense, rebuilt, wiring)
+    report = {
+        **{name: dict.fromkeys(("before", "after"), getattr(cost, name)) for name in ("params", "macs", "size")},
+        **reduction(cost, cost),
+        **zeros_and_share(dense),
+        "self_check": check.to_json(),
+        "groups": [{"name": group.name, "channels": group.channels, "kept": group.channels} for group in wiring.groups],
+        "fold": None,
+        "layers": [{"name": name.removesuffix(".weight"), **entry} for name, entry in plan.items()],
+        "l1_differs": differs,
+        "target": None,
+    }
+    report["zeros"] = {"before": before, "after": report["zeros"]}
+    _require(check, report)
+    state.history = [*state.history, _entry(model, selection, images, opened, report)]
+    files.save(state, output.path, replace=output.force)
+    return report
+
+
+def _masks(
+    opened: Opened, wiring: Wiring, selection: Selection | None, path: str
+) -> tuple[dict[str, Tensor], int | None]:
+    """Those of a regularized state, or by a fresh selection; and how many magnitude would now pick otherwise."""
+    masks = opened.state.masks
+    if opened.state.stage != "regularized":
+        assert selection is not None
+        wanted = weight_counts(opened.model, wiring, selection, masks)
+        require_effect(wanted, masks, selection)
+        return least(opened.model, wanted, masks), None
+    picked = counts_of(masks)
+    if selection is not None and (wanted := weight_counts(opened.model, wiring, selection, {})) != picked:
+        name = next(name for name in {**picked, **wanted} if picked.get(name) != wanted.get(name))
+        raise RequestError(
+            f"{selection.text} removes {wanted.get(name, 0)} weights of {name}, but {path} was regularized to lose"
+            f" {picked.get(name, 0)}; leave --unstructured and --ratios out"
+        )
+    return masks, differing(masks, least(opened.model, picked, {}))
 
 
 def _plan(
@@ -151,16 +223,18 @@ def _require(check: SelfCheck, report: dict[str, Any]) -> None:
         )
 
 
-def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> None:
+def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> nn.Module:
     """Rebuild the network as every later command will, before anything is written.
 
     Raises:
         CheckFailed: what comes out is another network.
     """
-    rebuilt = dict(named_tensors(network(state, model, "the pruned state")))
+    found = network(state, model, "the pruned state")
+    rebuilt = dict(named_tensors(found))
     for name, tensor in named_tensors(small):
         if not torch.equal(rebuilt[name], tensor):
             raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")
+    return found
 
 
 def _pruned(opened: Opened, small: nn.Module, form: Form, plan: Plan) -> State:

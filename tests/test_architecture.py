@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"wiring"},
     "selection": {"errors", "options", "wiring", "criteria", "cost"},
     "penalty": {"errors", "options", "wiring", "selection.plan"},
+    "unstructured": {"errors", "options", "reporting", "wiring", "selection", "penalty"},
     "tensor_files": {"errors"},
     "sources": {"errors", "tensor_files"},
     "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},
@@ -60,6 +61,7 @@ ALLOWED: dict[str, set[str]] = {
             "criteria",
             "cost",
             "selection",
+            "unstructured",
             "penalty",
         }
         | {"sources", "state", "training", "deploy"}

@@ -20,7 +20,7 @@ from greg_compress.penalty.fused import Pull, Separation
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, Picking, resolve_schedule
-from greg_compress.penalty.targets import Aim, Gauge, Target, Units, _mask
+from greg_compress.penalty.targets import Aim, Gauge, Target, Units, row_mask
 from greg_compress.selection.choose import by_l1
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.surgery.trial import prunable_wiring
@@ -281,9 +281,9 @@ def greg_2(model: nn.Module, schedule: GrowthSchedule, kept: int) -> GrowingPena
     at_first = by_l1(model, wiring, Plan({"a": Share(channels, kept)}))
     units = Units(model, wiring, Penalize.WEIGHTS)
 
-    def pick(saved: dict[str, object] | None) -> tuple[Plan, Aim]:
+    def pick(saved: dict[str, object] | None) -> tuple[dict[str, object], Aim]:
         plan = by_l1(model, wiring, at_first) if saved is None else picks_from_json(saved, wiring)
-        return plan, units.picked_by(plan, recover=True)
+        return plan.to_json(), units.picked_by(plan, recover=True)
 
     return GrowingPenalty(schedule, units.all_of(at_first), pick)
 
@@ -558,7 +558,7 @@ def many(layers: int, filters: int, device: str = "cpu") -> GrowingPenalty:
     stop_ratio = None if device == "meta" else 5.0
     schedule = GrowthSchedule(1.0, 1e-4, 1, 3, stop_ratio, Picking(0.5e-4, 1e-4, -5e-4))
     aim = Aim(targets, gauges)
-    penalty = GrowingPenalty(schedule, Aim(targets), lambda saved: (Plan({}), aim))
+    penalty = GrowingPenalty(schedule, Aim(targets), lambda saved: ({}, aim))
     for _ in range(2):
         penalty.add_gradients()
     return penalty
@@ -592,7 +592,7 @@ def on_a_gpu() -> GrowingPenalty:
     """Of shapes alone, under a FakeTensorMode, where to look at a value is an error."""
     weight = nn.Parameter(torch.empty(4, 3, 2, 2, device="cuda"))
     weight.grad = torch.empty_like(weight)
-    rows = _mask(torch.arange(4) % 2, weight, (-1, 1, 1, 1))
+    rows = row_mask(torch.arange(4) % 2, weight, (-1, 1, 1, 1))
     numbers = torch.arange(4, device="cuda")
     gauge = Gauge(weight, numbers[::2], numbers[1::2])
     return GrowingPenalty(GrowthSchedule(1.0, 1e-4, 1, 3, 5.0), Aim([Target(weight, rows)], [gauge]))

@@ -66,9 +66,9 @@ def make_loop(
     at_first = by_l1(model, wiring, Plan({"a": Share(6, 3), "b": Share(4, 2)}))
     units = Units(model, wiring, Penalize.UNIT)
 
-    def pick(saved: dict[str, object] | None) -> tuple[Plan, Aim]:
+    def pick(saved: dict[str, object] | None) -> tuple[dict[str, object], Aim]:
         plan = by_l1(model, wiring, at_first) if saved is None else picks_from_json(saved, wiring)
-        return plan, units.picked_by(plan, recover=True)
+        return plan.to_json(), units.picked_by(plan, recover=True)
 
     growth = GrowthSchedule(10.0, 0.1, 1, STEPS, picking=Picking(0.05, 0.01, -5e-4))
     penalty = GrowingPenalty(growth, units.all_of(at_first), pick)

@@ -113,7 +113,7 @@ def test_a_pickle_runs_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda d: d.update(version=3), "version 3, this greg reads 2"),
+        (lambda d: d.update(version=4), "version 4, this greg reads 3"),
         (lambda d: d.update(format="other"), "not a greg state file"),
         (lambda d: d.update(stage="half"), "unknown stage"),
         (lambda d: d.pop("weights"), "'weights' is missing"),

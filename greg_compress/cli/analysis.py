@@ -15,6 +15,7 @@ from greg_compress.cli.words import percent, short, size
 Result = dict[str, Any]
 WORDS = {"layer", "stage", "type", "shape", "group", "prunable"}
 PARAMS_LEFT, MACS_LEFT = "params\nleft", "MACs\nleft"
+ZEROS, ZEROS_LEFT = "zeros", "zeros\nafter"
 SPARED = ("type", "stage", "share", "shape", "group", "params", PARAMS_LEFT)
 """Columns that go first where the terminal is too narrow for all, in this order."""
 
@@ -34,7 +35,11 @@ def analysis(out: Console, result: Result) -> None:
     out.print(f"{result['params']:,} parameters, {result['macs']:,} MACs, {size(result['size'])}")
     if result["uncalled"]:
         out.print(f"never run, left alone: {', '.join(result['uncalled'])}", markup=False)
-    if (plan := result["plan"]) is not None:
+    if result["zeros"]:
+        out.print(f"{result['zeros']:,} parameters are zero ({percent(result['sparsity'])})")
+    if (plan := result["plan"]) is not None and plan["zeros"] is not None:
+        out.print(f"the selection leaves the shapes, and {plan['zeros']:,} zeros (sparsity {plan['sparsity']:.2f}%)")
+    elif plan is not None:
         out.print(
             f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
             f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
@@ -65,6 +70,11 @@ def _row(layer: Result, result: Result, reasons: dict[str, int]) -> Result:
     shape = None if layer["shape"] is None else "x".join(map(str, layer["shape"]))
     row = {"layer": layer["name"], **{name: layer[name] for name in ("stage", "index", "type")}, "shape": shape}
     row |= {"params": short(layer["params"]), "MACs": short(layer["macs"]), "share": share}
+    if result["zeros"]:
+        row[ZEROS] = _share(layer)
+    if result["plan"] is not None and result["plan"]["zeros"] is not None:
+        row[ZEROS_LEFT] = _share(layer["left"])
+        return row  # what channels hang together on stops no single weight
     if result["plan"] is not None:
         left = layer["left"] or layer
         if any(other["asked"] is not None for other in result["layers"]):
@@ -76,6 +86,11 @@ def _row(layer: Result, result: Result, reasons: dict[str, int]) -> Result:
         "group": layer["group"],
         "prunable": _verdict(layer, reasons),
     }
+
+
+def _share(layer: Result) -> str:
+    """How much of a layer is zero."""
+    return f"{100 * layer['zeros'] / layer['params']:.1f}%" if layer["params"] else ""
 
 
 def _verdict(layer: Result, reasons: dict[str, int]) -> str:
@@ -91,7 +106,11 @@ def _sums(result: Result) -> list[Result]:
     """Parameters that no layer of the table holds (norms, scales), and the totals."""
     other = {"layer": "other", "params": short(result["params"] - sum(layer["params"] for layer in result["layers"]))}
     total = {"layer": "total", "params": short(result["params"]), "MACs": short(result["macs"]), "share": "100.0%"}
-    if (plan := result["plan"]) is not None:
+    if result["zeros"]:
+        total[ZEROS] = f"{result['sparsity']:.1f}%"
+    if (plan := result["plan"]) is not None and plan["zeros"] is not None:
+        total[ZEROS_LEFT] = f"{plan['sparsity']:.1f}%"
+    elif plan is not None:
         held = sum((layer["left"] or layer)["params"] for layer in result["layers"])
         other[PARAMS_LEFT] = short(plan["params"] - held)
         total |= {PARAMS_LEFT: short(plan["params"]), MACS_LEFT: short(plan["macs"])}

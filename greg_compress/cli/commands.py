@@ -20,7 +20,7 @@ from greg_compress.options.criterion import L1
 from greg_compress.options.limits import require_device
 from greg_compress.options.measuring import ExportOptions, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
-from greg_compress.options.penalty import Method, PenaltyOptions, Preset
+from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.processes import place
@@ -115,6 +115,10 @@ def analyze(
     """Show layers, groups, what is frozen and why, what a selection would leave, and how sensitive each group is."""
     if plan_output is not None and selection is None:
         raise RequestError(f"--plan-out has no plan to write; say what to prune with one of {WAYS}")
+    if plan_output is not None and selection is not None and selection.unstructured:
+        raise RequestError(
+            "--plan-out would have no effect: a plan says which channels go, --unstructured takes weights"
+        )
     if plan_output is not None and plan_output.path.resolve() == Path(model.model).resolve():
         raise RequestError(f"--plan-out {plan_output.path} is MODEL itself")
     with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
@@ -152,6 +156,8 @@ def regularize(
         raise RequestError(f"say what to prune with one of {WAYS}")
     if penalty.method is Method.GREG_2 and selection.criterion != L1:
         raise RequestError("--criterion would have no effect: greg-2 picks by L1 once its penalty has told units apart")
+    if selection.unstructured and penalty.penalize is Penalize.UNIT:
+        raise RequestError("--penalize unit would have no effect: --unstructured removes single weights")
     with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 

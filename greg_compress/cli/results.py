@@ -95,6 +95,8 @@ def accuracy(out: Console, result: Result) -> None:
         ("loss", f"{result['loss']:.4f}"),
         ("images", result["samples"]),
     ]
+    if result["zeros"]:
+        rows.append(("parameters that are zero", f"{result['zeros']:,} ({percent(result['sparsity'])})"))
     out.print(make_table(("", "result"), rows))
 
 
@@ -106,10 +108,16 @@ def pruning(out: Console, result: Result) -> None:
     ]
     out.print(make_table(("", "before", "after"), rows))
     error = result["self_check"]["max_rel_error"]
-    out.print(
-        f"{result['macs_speedup']:.2f}x fewer MACs, sparsity {result['sparsity']:.2f}%;"
-        f" self-check passed: masked equals sliced to {error:.1e} in float64"
-    )
+    if result["layers"] is not None:
+        out.print(
+            f"{result['zeros']['after']:,} parameters are zero: sparsity {result['sparsity']:.2f}%; self-check passed:"
+            f" the state gives the same outputs to {error:.1e} in float64"
+        )
+    else:
+        out.print(
+            f"{result['macs_speedup']:.2f}x fewer MACs, sparsity {result['sparsity']:.2f}%;"
+            f" self-check passed: masked equals sliced to {error:.1e} in float64"
+        )
     if (fold := result["fold"]) is not None and fold["folded"]:
         change = fold["rel_change"]
         out.print(
@@ -117,7 +125,8 @@ def pruning(out: Console, result: Result) -> None:
             f" {change['after']:.1e} from the uncut network's, without it {change['before']:.1e}"
         )
     if result["l1_differs"]:
-        out.print(f"a final L1 sort would have picked {result['l1_differs']} units otherwise")
+        what = "units" if result["layers"] is None else "weights"
+        out.print(f"a final L1 sort would have picked {result['l1_differs']:,} {what} otherwise")
 
 
 def exported(out: Console, result: Result) -> None:
@@ -131,6 +140,10 @@ def exported(out: Console, result: Result) -> None:
         f" {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on {parity['top1_agreement']:.0%}",
         markup=False,
     )
+    if result["zeros"]:
+        out.print(
+            f"{result['zeros']:,} of its weights are zero; packed by zlib it takes {size(result['compressed_size'])}"
+        )
     if result["speedup"] is not None:
         out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from typer import Option
 
@@ -55,6 +55,10 @@ CriterionText = Annotated[
     ),
 ]
 
+Unstructured = Annotated[
+    bool, Option("--unstructured", help="Remove single weights, not channels: no shape changes. With --ratios.")
+]
+
 
 def selection(
     ratios: RatiosText = None,
@@ -67,6 +71,7 @@ def selection(
     scope: ScopeName = None,
     max_ratio: MaxRatio = None,
     criterion: CriterionText = None,
+    unstructured: Unstructured = False,
 ) -> Selection | None:
     chosen = L1 if criterion is None else parse_criterion(criterion)
     beside = {
@@ -78,6 +83,10 @@ def selection(
     }
     if criterion is not None and (ratios, target_macs, target_params, plan) == (None, None, None, None):
         raise RequestError(f"--criterion would have no effect without one of {WAYS}")
+    if unstructured:
+        _require_for_weights(
+            ratios, {"--target-macs": target_macs, "--target-params": target_params, "--plan": plan, **beside}
+        )
     idle = next((option for option, value in beside.items() if value), None)
     if (ratios, target_macs, target_params, plan) == (None, None, None, None):
         if idle:
@@ -98,7 +107,17 @@ def selection(
         None if target_params is None else parse_target("--target-params", target_params),
         None if plan is None else read_plan(plan),
         chosen,
+        unstructured,
     )
+
+
+def _require_for_weights(ratios: str | None, others: dict[str, Any]) -> None:
+    """Raise RequestError for an option that means nothing where no shape changes."""
+    for option, value in others.items():
+        if value not in (None, False) and option != "--skip":
+            raise RequestError(f"{option} would have no effect: --unstructured removes single weights, by --ratios")
+    if ratios is None:
+        raise RequestError("--unstructured would have no effect without --ratios")
 
 
 def plan_output(

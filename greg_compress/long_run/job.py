@@ -26,7 +26,7 @@ class Phase(Protocol):
     def regularizer(self) -> Regularizer: ...
 
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The plan for the finished state, and figures for the result."""
+        """What the finished state holds of it (fields of a state), and figures for the result."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,8 @@ class Job:
     """What is decided once, about a network and data that fit it; called unless the run is resumed."""
     phase: Callable[[nn.Module, State, int, int | None], Phase] | None = None
     """From network, state, steps per epoch and, with a budget, the iterations allowed: what regularizes the run."""
+    regularizer: Callable[[nn.Module, State], Regularizer | None] = lambda *_: None
+    """From network and state: what acts on gradients where no phase does; how long the run is, it does not say."""
     budget: float | None = None
     """Seconds for the whole run."""
     objective: Callable[[State, Dataset, Settings], Objective] = lambda *_: cross_entropy

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from greg_compress.errors import GregError
 from greg_compress.state.format import State
@@ -15,17 +17,20 @@ TENSOR, FRAME = 640, 2**16
 """Bytes that a tensor takes in a file beside its elements, and all that is no tensor: options, log, counts."""
 
 
-def require_room(partial: Path, model: nn.Module, momentum: bool, state: State, replaced: bool) -> None:
+def require_room(
+    partial: Path, model: nn.Module, momentum: bool, state: State, replaced: bool, regularizer: Any = ()
+) -> None:
     """Refuse a run whose OUT.partial would not fit. OUT is smaller, and has room where a replacement had it.
 
     Args:
         replaced: whether it will be replaced, so that two of them exist for a while.
+        regularizer: its position at the start.
 
     Raises:
         GregError: the folder has less free than that.
     """
     folder = partial.resolve().parent
-    size = partial_bytes(model, momentum, state)
+    size = partial_bytes(model, momentum, state, regularizer)
     there = partial.stat().st_size if partial.exists() else 0
     needed = max(0, size * (2 if replaced else 1) - there)
     free = shutil.disk_usage(folder).free
@@ -36,11 +41,12 @@ def require_room(partial: Path, model: nn.Module, momentum: bool, state: State, 
         )
 
 
-def partial_bytes(model: nn.Module, momentum: bool, state: State) -> int:
+def partial_bytes(model: nn.Module, momentum: bool, state: State, regularizer: Any = ()) -> int:
     """Size of OUT.partial, rarely less than it comes to be: weights, momentum, plan and history."""
     moved = [p for p in model.parameters() if p.requires_grad] if momentum else []
-    tensors = [*model.state_dict().values(), *moved]
-    # A plan of GReg-2's stands there twice: as it was at the start, and as it was picked.
+    masks = [leaf for leaf in tree_leaves(regularizer) if isinstance(leaf, Tensor)]
+    tensors = [*model.state_dict().values(), *moved, *state.masks.values(), *masks, *masks]
+    # A plan of GReg-2's stands there twice, as masks do: as it was at the start, and as it was picked.
     words = len(pickle.dumps(state.history)) + 2 * len(pickle.dumps(state.plan))
     return words + FRAME + sum(int(tensor.nbytes) + TENSOR for tensor in tensors)
 

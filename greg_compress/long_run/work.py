@@ -161,9 +161,9 @@ class Work:
             untrained=untrained,
             seconds=self.elapsed(),
         )
-        plan = self.phase.conclude()[0] if self.phase else state.plan
+        decided = self.phase.conclude()[0] if self.phase else {}
         weights = weights_of(self.opened.model)
-        result = replace(state, stage=job.stage, weights=weights, plan=plan, history=[*state.history, entry])
+        result = replace(state, stage=job.stage, weights=weights, history=[*state.history, entry], **decided)
         files.save(result, job.output.path, replace=job.output.force)
         job.output.partial.unlink(missing_ok=True)
         return {**metrics, "seconds": self.elapsed()}
@@ -194,7 +194,8 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
         work.go_on(saved, ui)
     if world.rank == 0:
         replaced = loop.schedule.total > job.options.save_every or resumed
-        require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced)
+        regularizer = loop.regularizer.state_dict() if loop.regularizer else {}
+        require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced, regularizer)
     return work
 
 
@@ -226,7 +227,8 @@ def _loop(job: Job, opened: Opened, course: Course, allowed: int | None) -> tupl
     total = phase.iterations if phase else options.total(steps)
     warmup = total // 20 if options.warmup is None else options.warmup
     schedule = Schedule(options.lr, total, options.decay, warmup, options.milestones or MILESTONES)
-    return course.loop(schedule, phase.regularizer if phase else None), phase
+    regularizer = phase.regularizer if phase else job.regularizer(opened.model, opened.state)
+    return course.loop(schedule, regularizer), phase
 
 
 def _require_images_for_all(batches: Batches, options: TrainingOptions, world: World) -> None:

@@ -41,6 +41,8 @@ class Selection:
     """What is to be left of the dense network, as a share of 1."""
     plan: PlanFile | None = None
     criterion: Criterion = L1
+    unstructured: bool = False
+    """Whether single weights go, not channels."""
 
     def __post_init__(self) -> None:
         given = [option for option, value in self._ways().items() if value is not None]

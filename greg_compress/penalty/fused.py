@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from greg_compress.penalty.targets import Gauge, Target
+from greg_compress.penalty.targets import Gauge, Target, WeightGauge
 
 SMALLEST = 1e-12
 """The picked filters' mean magnitude is clamped to this, so that a ratio stays a number."""
@@ -88,6 +88,36 @@ class Separation:
         totals = torch.segment_reduce(chosen, "sum", lengths=self._lengths, unsafe=True)
         kept, picked = (totals / self._counts).view(-1, 2).unbind(1)
         return (kept / picked.clamp(min=SMALLEST)).to(sums[0].dtype)
+
+
+class WeightSeparation:
+    """How much larger the kept weights of every gauge are than the picked ones."""
+
+    def __init__(self, gauges: Sequence[WeightGauge]) -> None:
+        self._weights = [gauge.weight.detach() for gauge in gauges]
+        self._picked = [gauge.picked for gauge in gauges]
+        counts = torch.tensor([(gauge.kept_count, gauge.picked_count) for gauge in gauges], dtype=torch.float64)
+        self._kept_counts, self._picked_counts = counts.to(self._weights[0].device).unbind(1)
+
+    @torch.no_grad()
+    def ratios(self) -> Tensor:
+        """Mean |w| of the kept weights over that of the picked ones, shape (gauges,)."""
+        whole, picked = (
+            torch.stack(torch._foreach_norm(weights, 1, dtype=torch.float64))
+            for weights in (self._weights, torch._foreach_mul(self._weights, self._picked))
+        )
+        kept = (whole - picked) / self._kept_counts
+        ratios = kept.clamp(min=SMALLEST) / (picked / self._picked_counts).clamp(min=SMALLEST)
+        return ratios.to(self._weights[0].dtype)
+
+
+def separation(gauges: Sequence[Gauge] | Sequence[WeightGauge]) -> Separation | WeightSeparation | None:
+    """What measures gauges of either kind."""
+    filters = [gauge for gauge in gauges if isinstance(gauge, Gauge)]
+    weights = [gauge for gauge in gauges if isinstance(gauge, WeightGauge)]
+    if weights:
+        return WeightSeparation(weights)
+    return Separation(filters) if filters else None
 
 
 def _blocks(gauges: Sequence[Gauge]) -> Iterator[list[Gauge]]:

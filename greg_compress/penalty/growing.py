@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
-from greg_compress.penalty.fused import Answer, Pull, Separation
+from greg_compress.penalty.fused import Answer, Pull, separation
 from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Aim
 
@@ -16,26 +16,21 @@ MEASURE_EVERY = 10
 """Updates between two looks at the ratios, where nothing but the display asks for them."""
 
 
-class Picks(Protocol):
-    """Which units go, as plain data that can be saved."""
-
-    def to_json(self) -> dict[str, Any]: ...
-
-
 class GrowingPenalty:
     """Parts: *growing* (GReg-2 alone: on all units, until tau'), *pushing* the picked until tau, *stabilizing*.
 
     Args:
         aim: what is pulled at from the first iteration on.
         pick: for GReg-2: called once lambda has passed tau'; it decides which units go, or repeats a decision that
-            was saved, and says what is pulled at from then on.
+            was saved. It returns that decision as plain data that can be saved (JSON values and tensors on the CPU),
+            and what is pulled at from then on.
     """
 
     def __init__(
         self,
         schedule: GrowthSchedule,
         aim: Aim,
-        pick: Callable[[dict[str, Any] | None], tuple[Picks, Aim]] | None = None,
+        pick: Callable[[dict[str, Any] | None], tuple[dict[str, Any], Aim]] | None = None,
     ) -> None:
         if (pick is None) != (schedule.picking is None):
             raise ValueError("a schedule with picking needs something that picks, and no other does")
@@ -70,7 +65,7 @@ class GrowingPenalty:
 
     @property
     def picks(self) -> dict[str, Any] | None:
-        """GReg-2's own decision, as JSON values; None before it is made, and for GReg-1."""
+        """GReg-2's own decision, as plain data; None before it is made, and for GReg-1."""
         return self._picks
 
     def add_gradients(self) -> None:
@@ -103,12 +98,12 @@ class GrowingPenalty:
         assert self._pick is not None
         picks, aim = self._pick(saved)
         self._take(aim)
-        self._picks = picks.to_json()
+        self._picks = picks
 
     def _take(self, aim: Aim) -> None:
         self._gauges = aim.gauges
         self._pull = Pull(aim.targets, self.schedule.picking.recover if self.schedule.picking else 0.0)
-        self._separation = Separation(aim.gauges) if aim.gauges else None
+        self._separation = separation(aim.gauges)
 
     def _measure(self) -> None:
         if self._separation is not None:

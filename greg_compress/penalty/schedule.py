@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from greg_compress.errors import RequestError
 from greg_compress.options.penalty import Method, PenaltyOptions, Preset
@@ -62,6 +62,15 @@ class GrowthSchedule:
         """Of the whole phase, unless it stops early. The first update is at iteration 0."""
         updates = self.updates + (self.picking.updates if self.picking else 0)
         return (updates - 1) * self.update_every + 1 + self.stabilize
+
+    def figures(self) -> dict[str, Any]:
+        """What it resolved to, for the result."""
+        return {
+            "delta": self.delta,
+            "update_every": self.update_every,
+            "stabilize": self.stabilize,
+            "pick_delta": self.picking.delta if self.picking else None,
+        }
 
 
 def _literal(value: float) -> Fraction:

@@ -19,7 +19,8 @@ NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 @dataclass(frozen=True)
 class Target:
-    """A parameter with masks of its rows (1 or 0, broadcastable): which are driven down, which recover."""
+    """A parameter with masks of its rows or of single weights (1 or 0, broadcastable): which are driven down, which
+    recover."""
 
     parameter: nn.Parameter
     picked: Tensor
@@ -39,11 +40,23 @@ class Gauge:
 
 
 @dataclass(frozen=True)
+class WeightGauge:
+    """A weight tensor in which kept and picked single weights are compared."""
+
+    weight: nn.Parameter
+    picked: Tensor
+    """1 or 0, of its shape."""
+    kept_count: int
+    picked_count: int
+    """What went in an earlier round is zero, and neither."""
+
+
+@dataclass(frozen=True)
 class Aim:
-    """Everything that the penalty pulls at, and the gauges of how far it got."""
+    """Everything that the penalty pulls at, and the gauges of how far it got, all of one kind."""
 
     targets: Sequence[Target]
-    gauges: Sequence[Gauge] = ()
+    gauges: Sequence[Gauge] | Sequence[WeightGauge] = ()
 
 
 class Units:
@@ -79,8 +92,8 @@ class Units:
             up = None if kept is None else torch.isin(units, kept)
             if down.any() or (up is not None and up.any()):
                 shape = [-1 if at == dim else 1 for at in range(parameter.dim())]
-                recovering = None if up is None else _mask(up, parameter, shape)
-                found.append(Target(parameter, _mask(down, parameter, shape), recovering))
+                recovering = None if up is None else row_mask(up, parameter, shape)
+                found.append(Target(parameter, row_mask(down, parameter, shape), recovering))
         return found
 
     def _gauges(self, plan: Plan, removed: Tensor) -> list[Gauge]:
@@ -96,7 +109,7 @@ class Units:
         return found
 
 
-def _mask(rows: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
+def row_mask(rows: Tensor, like: Tensor, shape: Sequence[int]) -> Tensor:
     mask = rows.to(like.device, like.dtype).view(shape)
     # A GPU does all layers in one launch where masks have the shapes of their parameters; a CPU would rather read less.
     return torch.zeros_like(like).add_(mask) if like.is_cuda else mask

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
 
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
 from greg_compress.errors import RequestError
 from greg_compress.selection.ratios import IndexRange, Ratios
 from greg_compress.wiring.groups import Group, Wiring
@@ -20,6 +23,7 @@ from greg_compress.wiring.record import Layer, Unfollowed
 FOLLOWS = "it follows the channels that it reads"
 """Why a depthwise convolution has no ratio of its own."""
 UNFOLLOWED = "frozen: its weight or its input cannot be followed"
+COMPUTED = "its weight is no parameter of a layer of torch's own"
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,41 @@ def asked_ratios(ratios: Ratios, skip: Sequence[str], wiring: Wiring, *, coupled
     spared = {name for pattern in skip for name in _spared(pattern, wiring)}
     free = [group for group in wiring.groups if not group.left_alone(coupled) and group.name not in spared]
     return {group.name: wanted[group.name] for group in free if wanted.get(group.name)}
+
+
+def asked_weights(ratios: Ratios, skip: Sequence[str], wiring: Wiring, model: nn.Module) -> dict[str, Decimal]:
+    """Return the ratio of each weight tensor whose single weights `ratios` ask to go, by its name.
+
+    One number is that of every layer but the first convolution; reasons why channels stay play no part.
+
+    Raises:
+        RequestError: as :func:`asked_ratios`; an entry of layers alone whose weights are computed.
+    """
+    layers = {layer.name: _parameter(layer, model) for layer in wiring.ran}
+    if ratios.uniform is not None:
+        first = next((layer.name for layer in wiring.ran if layer.convolves), None)
+        wanted = {weight: ratios.uniform for name, weight in layers.items() if name != first}
+    else:
+        wanted = {}
+        for entry in _entries(ratios, wiring):
+            weights = [layers[layer.name] for layer in entry.layers]
+            if entry.ratio and not any(weights):
+                raise RequestError(f"--ratios: nothing in {entry.text} can be pruned ({COMPUTED})")
+            wanted.update(dict.fromkeys(weights, entry.ratio))
+    for pattern in skip:
+        wanted.update({layers[layer.name]: Decimal(0) for layer in _named(pattern, f"--skip {pattern}", wiring)})
+    return {weight: ratio for weight in layers.values() if weight and (ratio := wanted.get(weight))}
+
+
+def _parameter(layer: Layer | Unfollowed, model: nn.Module) -> str:
+    """The name of a layer's weight; empty where it is computed, or may be."""
+    if layer.weight:
+        return layer.weight
+    module = dict(model.named_modules()).get(layer.name)
+    # What it reads is unknown, but a layer of torch's own applies its weight as it stands.
+    known = module is not None and type(module).__module__.startswith("torch.nn.modules.")
+    held = known and isinstance(module, (_ConvNd, nn.Linear)) and module._parameters.get("weight") is not None
+    return f"{layer.name}.weight" if held else ""
 
 
 def stage_of(layer: Layer | Unfollowed) -> str:

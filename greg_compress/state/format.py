@@ -6,13 +6,14 @@ import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from greg_compress.errors import InputError
 from greg_compress.sources.specs import Architecture
 
 FORMAT = "greg-state"
-VERSION = 2
+VERSION = 3
 MOST_INPUT, MOST_DEPTH = 2**24, 50
 """Elements of one sample (64 MiB in float32), and containers in one another."""
 STAGES = ("dense", "regularized", "pruned", "finetuned")
@@ -31,6 +32,8 @@ class State:
     """The shape of every tensor that was cut; the rest is as the factory makes it."""
     groups: dict[str, int] = field(default_factory=dict)
     """The groups of every convolution that lost whole ones, by its module's name."""
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    """By parameter, True where single weights go (regularized) or have gone: there they are exactly zero."""
     memory_format: str = "contiguous_format"
     """Name of a torch.memory_format; set before the weights load, so that outputs repeat bit for bit."""
     normalization: dict[str, Any] | None = None
@@ -57,6 +60,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "weights": dict,
     "shapes": dict,
     "groups": dict,
+    "masks": dict,
     "memory_format": str,
     "normalization": (dict, type(None)),
     "classes": (int, type(None)),
@@ -65,6 +69,10 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "history": list,
     "run": (dict, type(None)),
 }
+
+
+def is_mask(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype is torch.bool
 
 
 def _is_json(value: Any, depth: int = 0) -> bool:
@@ -84,7 +92,9 @@ def from_dict(data: dict[Any, Any], path: str) -> State:
     """
     if type(data.get("version")) is int and data["version"] == 1:
         # Of a time when networks had one input, and no cut took whole groups.
-        data = {**data, "version": VERSION, "groups": {}, "input_shapes": [data.get("input_shape")]}
+        data = {**data, "version": 2, "groups": {}, "input_shapes": [data.get("input_shape")]}
+    if type(data.get("version")) is int and data["version"] == 2:
+        data = {**data, "version": VERSION, "masks": {}}  # of a time when only channels went
     if type(data.get("version")) is not int or data["version"] != VERSION:
         raise InputError(
             f"{path} has format version {data.get('version')}, this greg reads {VERSION}; install a newer greg"
@@ -96,9 +106,11 @@ def from_dict(data: dict[Any, Any], path: str) -> State:
         raise InputError(f"{path} is damaged: unknown stage {data['stage']!r}")
     if not all(type(name) is str and isinstance(tensor, Tensor) for name, tensor in data["weights"].items()):
         raise InputError(f"{path} is damaged: its weights are not all tensors")
+    if not all(type(name) is str and is_mask(mask) for name, mask in data["masks"].items()):
+        raise InputError(f"{path} is damaged: its masks are not all tensors of yes and no")
     if not all(isinstance(entry, dict) for entry in data["history"]):
         raise InputError(f"{path} is damaged: its history is not a list of commands")
-    if not all(_is_json(data[name]) for name in _TYPES if name not in ("weights", "run")):
+    if not all(_is_json(data[name]) for name in _TYPES if name not in ("weights", "masks", "run")):
         raise InputError(f"{path} is damaged: it holds tensors or depths where plain values belong")
     fields = {name: data[name] for name in _TYPES}
     try:

@@ -18,6 +18,7 @@ from greg_compress.sources.libraries import preprocessing
 from greg_compress.sources.specs import LIBRARIES, PICKLE, Architecture, is_architecture, parse_architecture
 from greg_compress.state import files, history
 from greg_compress.state.format import State
+from greg_compress.state.masks import require_masks
 from greg_compress.surgery.cut import Form, reshape
 from greg_compress.tensor_files.plain_pickle import Inert
 from greg_compress.tensor_files.reader import read
@@ -217,6 +218,7 @@ def network(state: State, options: ModelOptions, path: str) -> nn.Module:
         raise InputError(f"{path} is damaged: unknown memory format {state.memory_format!r}")
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
     load_weights(model, state.weights, path, state.architecture.spec)
+    require_masks(state, model, path)
     return model.eval()
 
 
