@@ -18,7 +18,7 @@ from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed
 
 Result = dict[str, Any]
-__all__ = ["accuracy", "analysis", "demonstration", "exported", "printed", "pruning", "training"]
+__all__ = ["accuracy", "analysis", "demonstration", "drawn", "exported", "printed", "pruning", "training"]
 
 
 @contextmanager
@@ -117,6 +117,11 @@ def exported(out: Console, result: Result) -> None:
         out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):
         out.print("the timing is noisy (variation above 2.5%): repeat it on a quiet machine")
+
+
+def drawn(out: Console, result: Result) -> None:
+    norms = f" (norms of {result['layer']})" if result["layer"] else ""
+    out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}", markup=False)
 
 
 def demonstration(out: Console, result: Result) -> None:

@@ -84,11 +84,11 @@ class Witness:
     def record(self, iteration: int, strength: float) -> dict[str, Any]:
         """All that was seen until the end of a phase after so many steps, which is looked at as well: JSON values."""
         norms = self._norms()
+        seen = self.state_dict()
         return {
-            "picked": self._picked or None,
+            **{name: seen[name] for name in ("picked", "units")},
             "iterations": [*self._iterations, iteration],
             "lambda": [*self._lambdas, _rounded(strength)],
-            "units": self._units,
             "spread": {name: [*spread, _spread(norms[name])] for name, spread in self._spread.items()},
             "snapshots": [*self._snapshots, _snapshot(iteration, strength, norms)],
         }
@@ -102,7 +102,10 @@ class Witness:
         return NUMBER * ((self._most + 1) * (len(sizes) + 2) + SNAPSHOTS * norms) + names
 
     def state_dict(self) -> dict[str, Any]:
+        """All that :meth:`record` gives but the end, and how the looks go on."""
         return {
+            "picked": self._picked or None,
+            "units": self._units,
             "step": self._step,
             "iterations": self._iterations,
             "lambda": self._lambdas,
@@ -117,8 +120,10 @@ class Witness:
             ValueError: it is one of other groups, or its figures do not belong together.
         """
         looks, columns = len(state["iterations"]), [state["lambda"], *state["spread"].values()]
-        if list(state["spread"]) != list(self._units) or not all(len(column) == looks for column in columns):
-            raise ValueError("figures of other groups' norms")
+        if not (state["units"] == self._units and list(state["spread"]) == list(self._units)):
+            raise ValueError("norms of other groups")
+        if not all(len(column) == looks for column in columns):
+            raise ValueError("norms at other iterations")
         numbers = [state["step"], *state["iterations"]]
         if not all(type(number) is int and number >= 0 for number in numbers) or not state["step"]:
             raise ValueError("norms at impossible iterations")
