@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from greg_compress.criteria.images import scoring_images
+from greg_compress.criteria.scores import l1
 from greg_compress.errors import InputError
 from greg_compress.fit import normalization_of
 from greg_compress.long_run import life
@@ -21,6 +22,7 @@ from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule, scaled_schedule
 from greg_compress.penalty.targets import Aim, Units
+from greg_compress.penalty.witness import Witness
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
@@ -130,6 +132,8 @@ class Phase:
         show_plan(network, self._wiring, self._at_first, ui)
         _show_schedule(schedule, options, ui)
         self.iterations = schedule.iterations
+        self._losing = [group for group in self._wiring.groups if group.name in self._at_first.shares]
+        self._witness = Witness(self._norms, {group.name: group.channels for group in self._losing}, schedule)
         self._penalty = self._greg_2(schedule) if options.method is Method.GREG_2 else self._greg_1(schedule)
 
     @property
@@ -137,10 +141,14 @@ class Phase:
         return self._penalty
 
     def _greg_1(self, schedule: GrowthSchedule) -> GrowingPenalty:
-        return GrowingPenalty(schedule, self._units.picked_by(self._at_first, recover=False))
+        return GrowingPenalty(schedule, self._units.picked_by(self._at_first, recover=False), witness=self._witness)
 
     def _greg_2(self, schedule: GrowthSchedule) -> GrowingPenalty:
-        return GrowingPenalty(schedule, self._units.all_of(self._at_first), self._pick)
+        return GrowingPenalty(schedule, self._units.all_of(self._at_first), self._pick, self._witness)
+
+    def _norms(self) -> dict[str, Tensor]:
+        """What the witness looks at: the L1 norm of every unit of the groups that lose some."""
+        return {group.name: l1(self._network, self._wiring, group) for group in self._losing}
 
     def _pick(self, saved: dict[str, Any] | None) -> tuple[dict[str, Any], Aim]:
         if saved is None:
@@ -153,6 +161,14 @@ class Phase:
             if plan.counts != self._at_first.counts:
                 raise ValueError("picks of other counts than at the start")
         return plan.to_json(), self._units.picked_by(plan, recover=True)
+
+    @property
+    def most_recorded(self) -> int:
+        return self._witness.most_bytes
+
+    def record(self) -> dict[str, Any]:
+        """`norms`: see :mod:`greg_compress.penalty.witness`."""
+        return {"norms": self._penalty.record()}
 
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The plan of the finished state (the picks), and how many of them L1 would not have made at the start."""

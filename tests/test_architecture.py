@@ -16,7 +16,7 @@ PACKAGE = ROOT / "greg_compress"
 MOST_LINES, LONGEST_FUNCTION = 300, 60
 
 WORDS = {"errors", "options", "reporting", "whole_files"}
-STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export"}
+STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot"}
 SELECTED = {"selection.ratios", "selection.amounts", "selection.plan_file"}
 """What the command line reads of a selection, without torch."""
 ALLOWED: dict[str, set[str]] = {
@@ -42,6 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "deploy": {"errors", "wiring.skeleton"},
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},
+    "figures": set(),
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
@@ -63,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
             "selection",
             "unstructured",
             "penalty",
+            "figures",
         }
         | {"sources", "state", "training", "deploy"}
         for stage in STAGES

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option, Typer
 
-from greg_compress.cli import arguments, measuring, selecting
+from greg_compress.cli import arguments, measuring, plotting, selecting
 from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.grouped import Use, grouped
@@ -21,12 +21,13 @@ from greg_compress.options.limits import require_device
 from greg_compress.options.measuring import ExportOptions, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
+from greg_compress.options.plotting import PlotOptions
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.processes import place
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
-from greg_compress.whole_files import claimed, require_free_folder
+from greg_compress.whole_files import claimed, require_file, require_free_folder
 
 app = Typer(
     cls=Boundary,
@@ -231,6 +232,22 @@ def export(
         from greg_compress import export as stage
 
         print_result(stage.run(model, options, output, ui))
+
+
+@app.command()
+@grouped
+def plot(
+    state: plotting.State,
+    options: Annotated[PlotOptions, Use(plotting.plot_options)],
+    output: Annotated[Output, Use(plotting.picture)],
+    json: Json = False,
+) -> None:
+    """Draw what a state's own log tells: accuracy, lambda, how filters separate, and what is kept."""
+    require_file(state)
+    with claimed(output), _printed(json, "drawn") as (print_result, ui):
+        from greg_compress import plot as stage
+
+        print_result(stage.run(state, options, output, ui))
 
 
 @app.command()

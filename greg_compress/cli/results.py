@@ -23,6 +23,7 @@ __all__ = [
     "accuracy",
     "analysis",
     "demonstration",
+    "drawn",
     "exported",
     "finite",
     "grid",
@@ -148,6 +149,11 @@ def exported(out: Console, result: Result) -> None:
         out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):
         out.print("the timing is noisy (variation above 2.5%): repeat it on a quiet machine")
+
+
+def drawn(out: Console, result: Result) -> None:
+    norms = f" (norms of {result['layer']})" if result["layer"] else ""
+    out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}", markup=False)
 
 
 def demonstration(out: Console, result: Result) -> None:

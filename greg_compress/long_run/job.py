@@ -16,6 +16,9 @@ from greg_compress.state.models import Opened
 from greg_compress.training.loop import Regularizer, Settings
 from greg_compress.training.objective import Objective, cross_entropy
 
+RECORDS = ("log", "norms")
+"""Metrics of the history that no command shows, for pictures."""
+
 
 class Phase(Protocol):
     """A regularizer with the length of its run, and what it leaves behind."""
@@ -27,6 +30,13 @@ class Phase(Protocol):
 
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the finished state holds of it (fields of a state), and figures for the result."""
+
+    @property
+    def most_recorded(self) -> int:
+        """Bytes that its record may take."""
+
+    def record(self) -> dict[str, Any]:
+        """At the end of the run: what the history alone keeps, as JSON values under names of :data:`RECORDS`."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.errors import InputError, RequestError, input_fault
-from greg_compress.long_run.job import Job
+from greg_compress.long_run.job import RECORDS, Job
 from greg_compress.options.training import Decay
 from greg_compress.sources import user_files
 from greg_compress.sources.specs import is_architecture
@@ -26,7 +26,7 @@ def finished_already(job: Job) -> dict[str, Any] | None:
         raise RequestError(f"{output.path} exists, made by another command or other options; choose another name")
     output.partial.unlink(missing_ok=True)
     with input_fault(f"{output.path} is damaged"):
-        metrics = {name: value for name, value in last["metrics"].items() if name != "log"}
+        metrics = {name: value for name, value in last["metrics"].items() if name not in RECORDS}
         for name in ("top1_before", "top1_after", "val_top1"):
             percent_or_none(metrics[name])
         return {**metrics, "iterations": int(metrics["iterations"]), "seconds": float(last["clock"]["seconds"])}

@@ -18,19 +18,26 @@ TENSOR, FRAME = 640, 2**16
 
 
 def require_room(
-    partial: Path, model: nn.Module, momentum: bool, state: State, replaced: bool, regularizer: Any = ()
+    partial: Path,
+    model: nn.Module,
+    momentum: bool,
+    state: State,
+    replaced: bool,
+    regularizer: Any = (),
+    recorded: int = 0,
 ) -> None:
     """Refuse a run whose OUT.partial would not fit. OUT is smaller, and has room where a replacement had it.
 
     Args:
         replaced: whether it will be replaced, so that two of them exist for a while.
         regularizer: its position at the start.
+        recorded: bytes of what the phase writes down.
 
     Raises:
         GregError: the folder has less free than that.
     """
     folder = partial.resolve().parent
-    size = partial_bytes(model, momentum, state, regularizer)
+    size = partial_bytes(model, momentum, state, regularizer) + recorded
     there = partial.stat().st_size if partial.exists() else 0
     needed = max(0, size * (2 if replaced else 1) - there)
     free = shutil.disk_usage(folder).free

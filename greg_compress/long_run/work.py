@@ -155,7 +155,7 @@ class Work:
         entry = history.entry(
             job.command,
             job.recorded,
-            {**metrics, "log": self.loop.log},
+            {**metrics, **(self.phase.record() if self.phase else {}), "log": self.loop.log},
             model=job.recorded["model"],
             digest=self.opened.digest,
             untrained=untrained,
@@ -194,8 +194,11 @@ def begin_or_resume(job: Job, data: Dataset, world: World, device: torch.device,
         work.go_on(saved, ui)
     if world.rank == 0:
         replaced = loop.schedule.total > job.options.save_every or resumed
-        regularizer = loop.regularizer.state_dict() if loop.regularizer else {}
-        require_room(job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced, regularizer)
+        start = loop.regularizer.state_dict() if loop.regularizer else {}
+        recorded = phase.most_recorded if phase else 0
+        require_room(
+            job.output.partial, opened.model, job.options.momentum > 0, opened.state, replaced, start, recorded
+        )
     return work
 
 

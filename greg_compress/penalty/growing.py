@@ -10,6 +10,7 @@ from torch import Tensor
 from greg_compress.penalty.fused import Answer, Pull, separation
 from greg_compress.penalty.schedule import GrowthSchedule
 from greg_compress.penalty.targets import Aim
+from greg_compress.penalty.witness import Witness
 
 RATIO_DECAY = 0.9
 MEASURE_EVERY = 10
@@ -24,6 +25,7 @@ class GrowingPenalty:
         pick: for GReg-2: called once lambda has passed tau'; it decides which units go, or repeats a decision that
             was saved. It returns that decision as plain data that can be saved (JSON values and tensors on the CPU),
             and what is pulled at from then on.
+        witness: writes down what becomes of the units' norms.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class GrowingPenalty:
         schedule: GrowthSchedule,
         aim: Aim,
         pick: Callable[[dict[str, Any] | None], tuple[dict[str, Any], Aim]] | None = None,
+        witness: Witness | None = None,
     ) -> None:
         if (pick is None) != (schedule.picking is None):
             raise ValueError("a schedule with picking needs something that picks, and no other does")
         self.schedule = schedule
         self._pick = pick
+        self._witness = witness
         self._iteration = 0
         self._growths = 0
         self._updates = 0
@@ -71,8 +75,10 @@ class GrowingPenalty:
     def add_gradients(self) -> None:
         """Grow lambda if it is due, and add lambda * w to the gradients of the units.
 
-        It never waits for the device, but for the one time that GReg-2 picks.
+        It never waits for the device, but for the one time that GReg-2 picks, and where the witness looks.
         """
+        if self._witness is not None:
+            self._witness.look(self._iteration, self.strength)
         if self._stabilizing_since is None and self._iteration % self.schedule.update_every == 0:
             self._update()
         self._pull.add(self.strength)
@@ -116,6 +122,10 @@ class GrowingPenalty:
         limit = self.schedule.stop_ratio
         self._separated = None if limit is None else Answer((ratios >= limit).all())
 
+    def record(self) -> dict[str, Any] | None:
+        """What the witness saw until now, which is when the phase ends."""
+        return None if self._witness is None else self._witness.record(self._iteration, self.strength)
+
     def status(self) -> dict[str, float]:
         measured = {} if self._ratios is None else {"weakest_ratio": float(self._ratios.min())}
         return {"lambda": self.strength, **measured}
@@ -128,13 +138,14 @@ class GrowingPenalty:
             "stabilizing_since": self._stabilizing_since,
             "picks": self._picks,
             "ratios": self._ratios,
+            "witness": None if self._witness is None else self._witness.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`.
 
         Raises:
-            ValueError: it holds other gauges, or counts that do not belong together.
+            ValueError: it holds other gauges, or counts or norms that do not belong together.
         """
         iteration, growths, updates = (state[name] for name in ("iteration", "growths", "updates"))
         since = state["stabilizing_since"]
@@ -157,3 +168,5 @@ class GrowingPenalty:
         self._ratios = self._separated = None
         if ratios is not None:
             self._move(ratios.to(gauges[0].weight.device))
+        if self._witness is not None and state.get("witness") is not None:  # older files hold none
+            self._witness.load_state_dict(state["witness"])

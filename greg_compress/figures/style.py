@@ -1,0 +1,97 @@
+"""What all pictures share: colours that colour-blind readers can tell apart and that survive print, marks and words."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+
+BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
+"""Of Okabe and Ito."""
+GREY, PALE = "#777777", "#d9d9d9"
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "figure.titlesize": 10.5,
+    "figure.titleweight": "bold",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e8e8e8",
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.3,
+    "savefig.dpi": 150,
+    "svg.hashsalt": "greg",
+    "text.parse_math": False,  # a layer may be named as its author likes
+}
+"""On top of matplotlib's own defaults, whatever the user's matplotlibrc says: the same bytes everywhere."""
+
+LONGEST_NAME = 36
+MOST_MARKED = 40
+"""Points of a curve that get a dot each: between few of them a line alone would hide where they lie."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Values over iterations; both of the same length."""
+
+    iterations: Sequence[float]
+    values: Sequence[float]
+
+    def __bool__(self) -> bool:
+        return bool(self.iterations)
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Iterations of a phase at which something changes; None where it does not."""
+
+    picked: int | None
+    stabilizing: int | None
+
+
+def plot(axes: Axes, curve: Curve, color: object, label: str = "", style: str = "-") -> None:
+    marker = "o" if len(curve.iterations) <= MOST_MARKED else ""
+    axes.plot(curve.iterations, curve.values, style, color=color, label=label or "_", marker=marker, markersize=2.5)
+
+
+def depth_colors(count: int) -> list[tuple[float, float, float, float]]:
+    """A colour for each layer by its depth: dark at the input, bright at the output."""
+    colors = matplotlib.colormaps["viridis"]
+    return [colors(0.92 * at / max(1, count - 1)) for at in range(count)]
+
+
+def mark(axes: Sequence[Axes], moments: Moments) -> None:
+    """A line through all of some axes, one above the other, at each moment, and its word above the first."""
+    found = [
+        (at, word) for at, word in ((moments.picked, "picked"), (moments.stabilizing, "stabilizing")) if at is not None
+    ]
+    low, high = axes[0].get_xlim()
+    close = len(found) == 2 and found[1][0] - found[0][0] < 0.2 * (high - low)
+    for (at, word), side in zip(found, ("right", "left") if close else ("center", "center"), strict=False):
+        for each in axes:
+            each.axvline(at, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        axes[0].text(
+            at, 1.02, word, transform=axes[0].get_xaxis_transform(), ha=side, va="bottom", fontsize=8, color=GREY
+        )
+
+
+def short(name: str) -> str:
+    """A layer's name that leaves room for the picture."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    half = LONGEST_NAME // 2
+    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def number(value: float) -> str:
+    return f"{value:.3g}"
