@@ -76,6 +76,12 @@ class WeightPhase:
             **self._schedule.figures(),
         }
 
+    most_recorded = 0
+
+    def record(self) -> dict[str, Any]:
+        """Nothing: single weights have no norms to draw."""
+        return {}
+
     # The regularizer.
 
     @property
