@@ -31,6 +31,7 @@ Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularizat
 - What is cut. Text: a final L1 sort (line 15). Code: the picks. Here: the picks; `prune` says how many it would change.
 - Units removed from n. Text: the ratio. Code: min(ceil(r n), n - 1) on floats (0.07 * 100 is 8). Here: on decimals (7).
 - Score. Text: L1 norm. Code: mean absolute value, unstable sort. Here: mean absolute value, stable sort.
+- Single weights (`--unstructured`): see :mod:`greg_compress.unstructured`.
 - What is penalised. Both: the weights of filters. Here: the same; preset `quick` takes the unit's bias and BatchNorm's
   scale and shift as well (`--penalize unit`).
 
