@@ -121,17 +121,17 @@ def _unfinished(state: State) -> list[Entry]:
 
 def _accuracy(entries: Sequence[Entry]) -> Accuracy:
     parts: list[Part] = []
-    first = 0
+    first, between = 0, []
     for entry in entries:
         metrics = entry["metrics"]
-        length = _count(metrics["iterations"]) if "log" in metrics else 0
-        if length or entry["command"] == "prune":
-            log = metrics.get("log", [])
-            top1, loss, held_out = (_curve(log, name, first) for name in ("top1", "loss", "val_top1"))
-            before, after = (_number(metrics.get(name)) for name in ("top1_before", "top1_after"))
-            parts.append(Part(str(entry["command"]), first, length, top1, loss, held_out, before, after))
-        first += length
-    if not first:
+        between.append(str(entry["command"]))
+        if "log" not in metrics or not (length := _count(metrics["iterations"])):
+            continue
+        top1, loss, held_out = (_curve(metrics["log"], name, first) for name in ("top1", "loss", "val_top1"))
+        before, after = (_number(metrics.get(name)) for name in ("top1_before", "top1_after"))
+        parts.append(Part("\n".join(between), first, length, top1, loss, held_out, before, after))
+        first, between = first + length, []
+    if not parts:
         raise Missing("no command in its history has trained it")
     return Accuracy(parts)
 
@@ -143,9 +143,9 @@ def _regularized(entries: Sequence[Entry]) -> tuple[Entry, Moments]:
         raise Missing(NEVER)
     metrics = found[-1]
     stabilize = metrics.get("stabilize")
-    since = None if stabilize is None else _count(metrics["iterations"]) - _count(stabilize)
+    since = _count(metrics["iterations"]) - _count(stabilize) if stabilize else None
     picked = (metrics.get("norms") or {}).get("picked")
-    return metrics, Moments(None if picked is None else _count(picked), since or None)
+    return metrics, Moments(None if picked is None else _count(picked), since)
 
 
 def _penalty(entries: Sequence[Entry]) -> Penalty:

@@ -7,19 +7,26 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
+from matplotlib.ticker import FixedLocator, MaxNLocator
 
-from greg_compress.figures.style import BLACK, BLUE, GREEN, GREY, ORANGE, Curve, plot
+from greg_compress.figures.style import BLACK, BLUE, GREEN, ORANGE, THOUSANDS, Curve, plot
+
+NARROWEST = 0.11
+"""Of the page: what the shortest command gets, so that its name and its curve can be read."""
+MOST = 8
+"""Commands side by side."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one command did."""
+    """What one command that trains did."""
 
     command: str
+    """Its name, below those of the commands before it that do not train."""
     first: int
-    """Iterations of the commands before it."""
+    """Iterations of the chain before it."""
     length: int
-    """Its own; 0 for one that does not train."""
+    """Its own."""
     top1: Curve
     """Of the training images, in percent; iterations are those of the whole chain."""
     loss: Curve
@@ -36,60 +43,49 @@ class Accuracy:
 
     parts: Sequence[Part]
 
-    height = 4.4
-    wide = False
+    height = 4.3
 
     def draw(self, space: FigureBase) -> None:
-        space.suptitle("Accuracy over the chain")
-        top1, loss = space.subplots(2, 1, sharex=True, height_ratios=(3, 2))
-        for part in self.parts:
-            first = part is self.parts[0]
-            plot(top1, part.top1, BLUE, "training" if first else "")
+        parts = self.parts[-MOST:]
+        which = "the chain" if len(parts) == len(self.parts) else f"the last {MOST} trainings"
+        space.suptitle(f"Accuracy over {which}, and top-1 of the test images before → after each")
+        total = sum(part.length for part in parts)
+        widths = [max(NARROWEST, part.length / total) for part in parts]
+        panels = space.subplots(
+            2, len(parts), sharex="col", sharey="row", squeeze=False, width_ratios=widths, height_ratios=(3, 2)
+        )
+        for part, (top1, loss) in zip(parts, panels.T, strict=True):
+            _top1(top1, part)
             plot(loss, part.loss, ORANGE)
-        self._held_out(top1)
-        self._tested(top1)
-        self._name(top1, loss)
-        top1.set_ylabel("top-1 (%)")
-        loss.set_ylabel("training loss")
-        loss.set_xlabel("iterations")
-        loss.set_ylim(bottom=0)
-        space.legend(*top1.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+            top1.set_title(f"{part.command}\n{_tested(part)}", fontsize=8.5)
+            loss.set_xlim(part.first, part.first + part.length)
+            end = FixedLocator([part.first + part.length])
+            ticks = round(7 * part.length / total)  # where there is no room for two, one says where it ends
+            loss.xaxis.set_major_locator(MaxNLocator(ticks, integer=True) if ticks > 1 else end)
+            loss.xaxis.set_major_formatter(THOUSANDS)
+        panels[0, 0].set_ylabel("top-1 (%)")
+        panels[1, 0].set_ylabel("training loss")
+        panels[1, 0].set_ylim(bottom=0)
+        space.supxlabel("iterations of all commands together", fontsize=9)
+        named = {text: line for axes in panels[0] for line, text in zip(*axes.get_legend_handles_labels(), strict=True)}
+        space.legend(list(named.values()), list(named), loc="outside right center")
 
-    def _held_out(self, axes: Axes) -> None:
-        shown = [part for part in self.parts if part.held_out]
-        for part in shown:
-            plot(axes, part.held_out, GREEN, "held out" if part is shown[0] else "", "--")
 
-    def _tested(self, axes: Axes) -> None:
-        """Hollow before a command, full after it: between two of them lies what a cut did."""
-        for label, fill, points in (
-            ("test, before a command", "white", [(p.first, p.before) for p in self.parts if p.before is not None]),
-            ("after", BLACK, [(p.first + p.length, p.after) for p in self.parts if p.after is not None]),
-        ):
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), "D", color=BLACK, markerfacecolor=fill, markersize=5, label=label,
-                    zorder=4, clip_on=False,
-                )  # fmt: skip
+def _top1(axes: Axes, part: Part) -> None:
+    plot(axes, part.top1, BLUE, "training")
+    plot(axes, part.held_out, GREEN, "held out", "--")
+    for label, fill, at, value in (
+        ("test, before", "white", part.first, part.before),
+        ("test, after", BLACK, part.first + part.length, part.after),
+    ):
+        if value is not None:
+            axes.plot(
+                [at], [value], "D", color=BLACK, markerfacecolor=fill, markersize=4.5, label=label, zorder=4,
+                clip_on=False,
+            )  # fmt: skip
 
-    def _name(self, top1: Axes, loss: Axes) -> None:
-        """The command above its part of the axis, or along a line where it took no iterations."""
-        total = max(1, self.parts[-1].first + self.parts[-1].length)
-        for axes in (top1, loss):
-            axes.set_xlim(0, total)
-        for part in self.parts:
-            for axes in (top1, loss):
-                if part.first:
-                    axes.axvline(part.first, color=GREY, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
-            narrow = part.length < 0.12 * total
-            top1.text(
-                part.first if not part.length else part.first + part.length / 2,
-                0.03 if narrow else 1.02,
-                part.command,
-                transform=top1.get_xaxis_transform(),
-                rotation=90 if narrow else 0,
-                ha="right" if not part.length else "center",
-                va="bottom",
-                fontsize=8,
-                color=GREY,
-            )
+
+def _tested(part: Part) -> str:
+    """Top-1 of the test images in figures: too close to be read off a curve."""
+    before, after = ("?" if value is None else f"{value:.2f}" for value in (part.before, part.after))
+    return f"{before} → {after}"

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 
 from matplotlib.figure import FigureBase
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
-from greg_compress.figures.style import BLUE, PALE, short
+from greg_compress.figures.style import BLUE, PALE, THOUSANDS, short
 
 MOST_LABELS, MOST_COUNTS = 80, 40
+"""Bars that each have a name, and a count; of more every other one, or fewer, has a name."""
+FEWEST = 8
+"""Bars for which there is room: one alone would be as broad as the page."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,14 @@ class Kept:
 
     layers: Sequence[Layer]
 
-    wide = True
-
     @property
     def height(self) -> float:
         """Names stand upright below their bars."""
-        return 2.6 + 0.055 * max(len(short(layer.name)) for layer in self.layers)
+        return 2.6 + 0.055 * max(map(len, self._names))
+
+    @property
+    def _names(self) -> list[str]:
+        return short(layer.name for layer in self.layers)
 
     def draw(self, space: FigureBase) -> None:
         kept, channels = (sum(getattr(layer, name) for layer in self.layers) for name in ("kept", "channels"))
@@ -47,8 +53,11 @@ class Kept:
         every = -(-len(self.layers) // MOST_LABELS)
         shown = list(at)[::every]
         small = 8 if len(self.layers) <= MOST_COUNTS else 6.5
-        axes.set_xticks(shown, [short(self.layers[index].name) for index in shown], rotation=90, fontsize=small)
-        axes.set_xlim(-0.7, max(len(self.layers) - 0.3, 5.7))
+        axes.set_xticks(shown, self._names[::every], rotation=90, fontsize=small)
+        middle, half = (len(self.layers) - 1) / 2, max(len(self.layers), FEWEST) / 2 + 0.2
+        axes.set_xlim(middle - half, middle + half)
+        axes.yaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.yaxis.set_major_formatter(THOUSANDS)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel("channels")
         axes.tick_params(axis="x", length=0)

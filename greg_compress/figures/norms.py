@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
-from greg_compress.figures.style import BLUE, ORANGE, number, short
+from greg_compress.figures.style import BLUE, LONGEST_NAME, ORANGE, number, short
+
+MANY = 150
+"""Filters; beyond them their marks are smaller."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +35,11 @@ class Norms:
     """Of the norms in a snapshot, those of units that were picked; None where that is not known."""
 
     height = 3.1
-    wide = True
 
     def draw(self, space: FigureBase) -> None:
         some = len(self.snapshots[0].norms)
         less = "" if some == self.units else f", {some} of {self.units:,} evenly chosen"
-        space.suptitle(f"Filter norms of {short(self.layer)}{less}")
+        space.suptitle(f"Filter norms of {short([self.layer], longest=2 * LONGEST_NAME)[0]}{less}")
         panels = space.subplots(1, len(self.snapshots), sharex=True, sharey=True, squeeze=False)[0]
         for axes, snapshot in zip(panels, self.snapshots, strict=True):
             order = sorted(range(some), key=lambda unit: -snapshot.norms[unit])
@@ -47,7 +49,7 @@ class Norms:
                 chosen = [rank for rank, unit in enumerate(order) if wanted is None or wanted[unit]]
                 axes.plot(
                     [rank + 1 for rank in chosen], [heights[rank] for rank in chosen], marker, color=color, label=label,
-                    markersize=3, linestyle="none",
+                    markersize=3 if some <= MANY else 1.8, linestyle="none",
                 )  # fmt: skip
             axes.set_title(f"iteration {snapshot.iteration:,}\nλ = {number(snapshot.strength)}")
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=True, prune="lower"))

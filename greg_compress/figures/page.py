@@ -1,4 +1,4 @@
-"""One page: pictures in a grid, and its bytes."""
+"""One page: pictures below one another, and its bytes."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Protocol
 
 import matplotlib
 from matplotlib.figure import Figure, FigureBase
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from greg_compress.figures.style import STYLE
 
-WIDTH, NARROW = 11.0, 6.5
-"""Inches of a page, and of a picture that stands alone and needs only half of one."""
+WIDTH = 11.0
+"""Inches, as are the heights."""
+MARGIN = 0.08
 
 
 class Picture(Protocol):
@@ -22,11 +24,7 @@ class Picture(Protocol):
 
     @property
     def height(self) -> float:
-        """Inches."""
-
-    @property
-    def wide(self) -> bool:
-        """Whether it takes the page's whole width."""
+        """Of the page's whole width."""
 
     def draw(self, space: FigureBase) -> None: ...
 
@@ -41,31 +39,15 @@ def _styled() -> Iterator[None]:
 
 
 def page(pictures: Sequence[Picture]) -> Figure:
-    """Draw pictures below one another, narrow ones in pairs."""
-    rows = list(_rows(pictures))
-    heights = [max(picture.height for picture in row) for row in rows]
-    alone = len(pictures) == 1 and not pictures[0].wide
+    """Draw pictures below one another."""
+    heights = [picture.height for picture in pictures]
     with _styled():
-        whole = Figure(figsize=(NARROW if alone else WIDTH, sum(heights)), layout="constrained")
-        spaces = whole.subfigures(len(rows), 1, height_ratios=heights, squeeze=False, hspace=0.04)[:, 0]
-        for row, space in zip(rows, spaces, strict=True):
-            for picture, place in zip(row, space.subfigures(1, len(row), squeeze=False, wspace=0.03)[0], strict=True):
-                picture.draw(place)
+        engine = ConstrainedLayoutEngine(w_pad=MARGIN, h_pad=MARGIN)
+        whole = Figure(figsize=(WIDTH, sum(heights)), layout=engine)
+        spaces = whole.subfigures(len(heights), 1, height_ratios=heights, squeeze=False, hspace=0.04)[:, 0]
+        for picture, space in zip(pictures, spaces, strict=True):
+            picture.draw(space)
     return whole
-
-
-def _rows(pictures: Sequence[Picture]) -> Iterator[list[Picture]]:
-    waiting: list[Picture] = []
-    for picture in pictures:
-        if picture.wide and waiting:
-            yield waiting
-            waiting = []
-        waiting.append(picture)
-        if picture.wide or len(waiting) == 2:
-            yield waiting
-            waiting = []
-    if waiting:
-        yield waiting
 
 
 def rendered(whole: Figure, kind: str) -> bytes:

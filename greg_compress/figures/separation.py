@@ -30,7 +30,6 @@ class Separation:
     moments: Moments
 
     height = 3.9
-    wide = True
 
     def draw(self, space: FigureBase) -> None:
         space.suptitle("Filters separate as λ grows")
@@ -41,8 +40,8 @@ class Separation:
             axes[0].set_title("GReg-2 before it picks: λ on every filter", loc="center", pad=10)
             axes[-1].set_title("the whole phase", loc="center", pad=18)
         self.curves(axes[-1])
-        mark(axes[-1:], self.moments)
-        axes[0].set_ylabel("filter L1 norms: standard deviation / mean")
+        mark(axes[-1], self.moments)
+        axes[0].set_ylabel("filter L1 norms:\nstandard deviation / mean")
         self._name(space, axes)
 
     def until_picked(self) -> Separation | None:
@@ -59,7 +58,7 @@ class Separation:
 
     def curves(self, axes: Axes) -> None:
         for color, values in zip(depth_colors(len(self.spread)), self.spread.values(), strict=True):
-            plot(axes, Curve(self.iterations, values), color)
+            plot(axes, Curve(self.iterations, values), color, dots=len(self.spread) <= MOST_NAMED)
         last = max(1, self.iterations[-1])
         axes.set_xlim(0, last)
         ticks = [tick for tick in MaxNLocator(5, integer=True).tick_values(0, last) if 0 <= tick <= last]
@@ -70,7 +69,7 @@ class Separation:
         axes.set_xlabel("iterations, and below them λ")
 
     def _name(self, space: FigureBase, axes: Sequence[Axes]) -> None:
-        colors, names = depth_colors(len(self.spread)), [short(name) for name in self.spread]
+        colors, names = depth_colors(len(self.spread)), short(self.spread)
         if len(names) <= MOST_NAMED:
             space.legend(axes[-1].get_lines()[: len(names)], names, loc="outside right center", title="layer")
             return

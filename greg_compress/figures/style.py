@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
+from matplotlib.ticker import StrMethodFormatter
 
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
 """Of Okabe and Ito."""
@@ -36,6 +38,7 @@ STYLE: dict[Any, Any] = {
 }
 """On top of matplotlib's own defaults, whatever the user's matplotlibrc says: the same bytes everywhere."""
 
+THOUSANDS = StrMethodFormatter("{x:,.0f}")
 LONGEST_NAME = 36
 MOST_MARKED = 40
 """Points of a curve that get a dot each: between few of them a line alone would hide where they lie."""
@@ -60,8 +63,10 @@ class Moments:
     stabilizing: int | None
 
 
-def plot(axes: Axes, curve: Curve, color: object, label: str = "", style: str = "-") -> None:
-    marker = "o" if len(curve.iterations) <= MOST_MARKED else ""
+def plot(axes: Axes, curve: Curve, color: object, label: str = "", style: str = "-", dots: bool = True) -> None:
+    if not curve:
+        return
+    marker = "o" if dots and len(curve.iterations) <= MOST_MARKED else ""
     axes.plot(curve.iterations, curve.values, style, color=color, label=label or "_", marker=marker, markersize=2.5)
 
 
@@ -71,26 +76,31 @@ def depth_colors(count: int) -> list[tuple[float, float, float, float]]:
     return [colors(0.92 * at / max(1, count - 1)) for at in range(count)]
 
 
-def mark(axes: Sequence[Axes], moments: Moments) -> None:
-    """A line through all of some axes, one above the other, at each moment, and its word above the first."""
+def mark(axes: Axes, moments: Moments) -> None:
+    """A line at each moment, and its word above it."""
     found = [
         (at, word) for at, word in ((moments.picked, "picked"), (moments.stabilizing, "stabilizing")) if at is not None
     ]
-    low, high = axes[0].get_xlim()
-    close = len(found) == 2 and found[1][0] - found[0][0] < 0.2 * (high - low)
-    for (at, word), side in zip(found, ("right", "left") if close else ("center", "center"), strict=False):
-        for each in axes:
-            each.axvline(at, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
-        axes[0].text(
-            at, 1.02, word, transform=axes[0].get_xaxis_transform(), ha=side, va="bottom", fontsize=8, color=GREY
-        )
+    low, high = axes.get_xlim()
+    places = [(at - low) / (high - low) for at, _ in found]
+    close = len(found) == 2 and places[1] - places[0] < 0.25
+    sides = ["left" if place < 0.1 else "right" if place > 0.9 else "center" for place in places]
+    for (at, word), side in zip(found, ("right", "left") if close else sides, strict=False):
+        axes.axvline(at, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)), zorder=1)
+        above = axes.get_xaxis_transform()
+        axes.text(at, 1.02, word, transform=above, ha=side, va="bottom", fontsize=8, color=GREY)
 
 
-def short(name: str) -> str:
-    """A layer's name that leaves room for the picture."""
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
-    half = LONGEST_NAME // 2
-    return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
+def short(names: Iterable[str], longest: int = LONGEST_NAME) -> list[str]:
+    """Layers' names that leave room for the picture: without what they all begin with, and none too long."""
+    paths = ["".join(letter if letter.isprintable() else "?" for letter in name).split(".") for name in names]
+    columns = zip(*(path[:-1] for path in paths), strict=False) if len(paths) > 1 else ()
+    shared = len(list(takewhile(lambda column: len(set(column)) == 1, columns)))
+    return [_cut(".".join(path[shared:]), longest) for path in paths]
+
+
+def _cut(name: str, longest: int) -> str:
+    return name if len(name) <= longest else f"{name[: longest // 3]}…{name[1 - 2 * longest // 3 :]}"
 
 
 def number(value: float) -> str:
