@@ -27,8 +27,9 @@ from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.effect import cost_of, reduction, without
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.numerics import resolve_device
-from greg_compress.unstructured.layers import counts, require_effect, require_kind
-from greg_compress.unstructured.masks import Masks, least
+from greg_compress.unstructured.layers import choose as choose_weights
+from greg_compress.unstructured.layers import require_kind
+from greg_compress.unstructured.masks import Masks
 from greg_compress.whole_files import written_whole
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
@@ -59,8 +60,9 @@ def run(
     data = data and fitting(opened, data)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     require_kind(opened.state.masks, opened.state.stage, selection, options.model)
-    weights = _weights(opened, wiring, selection) if selection and selection.unstructured else None
     scored = scoring_images(data.train, normalization_of(opened.state)) if images and data else None
+    masks, singly = opened.state.masks, selection is not None and selection.unstructured
+    weights = choose_weights(opened.model, wiring, selection, masks, scored) if selection and singly else None
     plan = choose(opened.model, wiring, selection, scored) if selection and weights is None else None
     left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
@@ -81,14 +83,6 @@ def run(
         with written_whole(plan_output.path, replace=plan_output.force) as path:
             path.write_text(written(plan, wiring))
     return result
-
-
-def _weights(opened: Opened, wiring: Wiring, selection: Selection) -> dict[str, Tensor]:
-    """Which single weights a selection removes."""
-    gone = opened.state.masks
-    wanted = counts(opened.model, wiring, selection, gone)
-    require_effect(wanted, gone, selection)
-    return least(opened.model, wanted, gone)
 
 
 def _add_weights(result: dict[str, Any], model: nn.Module, wiring: Wiring, masks: Masks, whole: Cost) -> None:

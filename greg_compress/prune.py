@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from greg_compress.cost import zeros, zeros_and_share
 from greg_compress.criteria.images import scoring_images
+from greg_compress.criteria.loss import Batches
+from greg_compress.criteria.weights import weight_scores
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.options.criterion import L1
@@ -34,8 +36,9 @@ from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced, same_
 from greg_compress.surgery.replay import Difference, first_difference
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.recalibration import recalibrate, training_batches
+from greg_compress.unstructured.layers import choose as choose_weights
 from greg_compress.unstructured.layers import counts as weight_counts
-from greg_compress.unstructured.layers import require_effect, require_kind, show_counts, to_json
+from greg_compress.unstructured.layers import require_kind, show_counts, to_json
 from greg_compress.unstructured.masks import counts_of, differing, least, zero
 from greg_compress.wiring.groups import Group, Wiring, find_groups
 from greg_compress.wiring.skeleton import named_tensors
@@ -65,6 +68,19 @@ def run(
     picked = opened.state.stage == "regularized" and bool(opened.state.masks)
     if picked if selection is None else selection.unstructured:
         return _of_weights(opened, model, selection, images, data, output, ui)
+    return _of_channels(opened, model, selection, images, data, output, ui)
+
+
+def _of_channels(
+    opened: Opened,
+    model: ModelOptions,
+    selection: Selection | None,
+    images: ImageOptions | None,
+    data: Dataset | None,
+    output: Output,
+    ui: Reporter,
+) -> dict[str, Any]:
+    """Cut units out."""
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan, differs = _plan(opened, wiring, selection, data, model.model, ui)
     removed = plan.removed_units(wiring)
@@ -120,7 +136,7 @@ def _of_weights(
     dense, state = opened.model, opened.state
     wiring = find_groups(dense, state.input_shapes)
     before, cost = zeros(dense.parameters()), cost_of(dense, wiring)
-    state.masks, differs = _masks(opened, wiring, selection, model.model)
+    state.masks, differs = _masks(opened, wiring, selection, _scored_on(opened, data), model.model)
     show_counts(dense, counts_of(state.masks), ui)
     zero(dense, state.masks)
     if data and images and images.recalibrate:
@@ -148,23 +164,21 @@ def _of_weights(
 
 
 def _masks(
-    opened: Opened, wiring: Wiring, selection: Selection | None, path: str
+    opened: Opened, wiring: Wiring, selection: Selection | None, images: Callable[[], Batches] | None, path: str
 ) -> tuple[dict[str, Tensor], int | None]:
     """Those of a regularized state, or by a fresh selection; and how many magnitude would now pick otherwise."""
     masks = opened.state.masks
     if opened.state.stage != "regularized":
         assert selection is not None
-        wanted = weight_counts(opened.model, wiring, selection, masks)
-        require_effect(wanted, masks, selection)
-        return least(opened.model, wanted, masks), None
+        return choose_weights(opened.model, wiring, selection, masks, images), None
     picked = counts_of(masks)
     if selection is not None and (wanted := weight_counts(opened.model, wiring, selection, {})) != picked:
         name = next(name for name in {**picked, **wanted} if picked.get(name) != wanted.get(name))
         raise RequestError(
-            f"{selection.text} removes {wanted.get(name, 0)} weights of {name.removesuffix('.weight')}, but {path} was regularized to lose"
-            f" {picked.get(name, 0)}; leave --unstructured and --ratios out"
+            f"{selection.text} removes {wanted.get(name, 0)} weights of {name.removesuffix('.weight')}, but {path} was"
+            f" regularized to lose {picked.get(name, 0)}; leave --unstructured and --ratios out"
         )
-    return masks, differing(masks, least(opened.model, picked, {}))
+    return masks, differing(masks, least(picked, {}, weight_scores(opened.model, picked)))
 
 
 def _plan(
@@ -176,8 +190,7 @@ def _plan(
             raise RequestError(
                 f"{path} is {opened.state.stage} and carries no picks; say what to prune with one of {WAYS}"
             )
-        images = scoring_images(data.train, normalization_of(opened.state)) if data else None
-        return choose(opened.model, wiring, selection, images), None
+        return choose(opened.model, wiring, selection, _scored_on(opened, data)), None
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
         if selection.criterion != L1:
@@ -192,6 +205,10 @@ def _plan(
         if any(share.removed not in (None, plan.shares[name].removed) for name, share in wanted.shares.items()):
             ui.note(f"the picks of {path} count, not those of {selection.text}")
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
+
+
+def _scored_on(opened: Opened, data: Dataset | None) -> Callable[[], Batches] | None:
+    return scoring_images(data.train, normalization_of(opened.state)) if data else None
 
 
 def _tell(folding: Folding, ui: Reporter) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
 
 from greg_compress.criteria.images import scoring_images
+from greg_compress.criteria.loss import Batches
 from greg_compress.criteria.scores import l1
 from greg_compress.errors import InputError
 from greg_compress.fit import normalization_of
@@ -33,7 +35,9 @@ from greg_compress.state.format import State
 from greg_compress.state.models import Opened, open_model
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.loop import Regularizer
-from greg_compress.unstructured.layers import counts, from_json, require_effect, require_kind, show_counts, to_json
+from greg_compress.unstructured.layers import choose as choose_weights
+from greg_compress.unstructured.layers import from_json, require_kind, show_counts, to_json
+from greg_compress.unstructured.masks import counts_of
 from greg_compress.unstructured.phase import WeightPhase
 from greg_compress.wiring.groups import find_groups
 
@@ -53,12 +57,17 @@ def run(
         first iteration (0 for GReg-1 by it; None for GReg-1 by another criterion or a plan file).
     """
 
+    weights: dict[str, Tensor] = {}
+    """The picks of single weights, unless the run is resumed, which knows them."""
+
     def begin(opened: Opened, data: Dataset) -> None:
+        images = scoring_images(data.train, normalization_of(opened.state))
         if selection.unstructured:
-            _count_weights(opened, selection)
+            weights.update(_chosen_weights(opened, selection, images))
+            opened.state.plan = to_json(opened.model, counts_of(weights))
             return
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-        plan = choose(opened.model, wiring, selection, scoring_images(data.train, normalization_of(opened.state)))
+        plan = choose(opened.model, wiring, selection, images)
         if plan.solution is not None:
             ui.note(str(plan.solution))
         # GReg-2 picks itself, and tells its picks from L1's: of a plan it takes the counts alone.
@@ -75,7 +84,8 @@ def run(
         # As in the authors' code no preset ends it early; who asks for it gets it.
         schedule = replace(schedule, stop_ratio=options.stop_ratio)
         _show_schedule(schedule, options, ui)
-        return WeightPhase(network, state.masks, wanted, schedule, options.method, ui)
+        picked_by_l1 = selection.criterion == L1
+        return WeightPhase(network, state.masks, wanted, schedule, options.method, ui, weights, picked_by_l1)
 
     job = Job(
         command="regularize",
@@ -92,12 +102,9 @@ def run(
     return life.run(job, ui)
 
 
-def _count_weights(opened: Opened, selection: Selection) -> None:
-    """Resolve the selection; which weights go is the phase's to decide."""
+def _chosen_weights(opened: Opened, selection: Selection, images: Callable[[], Batches]) -> dict[str, Tensor]:
     wiring = find_groups(opened.model, opened.state.input_shapes)
-    wanted = counts(opened.model, wiring, selection, opened.state.masks)
-    require_effect(wanted, opened.state.masks, selection)
-    opened.state.plan = to_json(opened.model, wanted)
+    return choose_weights(opened.model, wiring, selection, opened.state.masks, images)
 
 
 def _opened(model: ModelOptions, selection: Selection, likely: tuple[int, ...] | None, ui: Reporter) -> Opened:

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"wiring"},
     "selection": {"errors", "options", "wiring", "criteria", "cost"},
     "penalty": {"errors", "options", "wiring", "selection.plan"},
-    "unstructured": {"errors", "options", "reporting", "wiring", "selection", "penalty"},
+    "unstructured": {"errors", "options", "reporting", "wiring", "criteria", "selection", "penalty"},
     "tensor_files": {"errors"},
     "sources": {"errors", "tensor_files"},
     "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},

@@ -223,6 +223,36 @@ def test_greg_1_and_one_shot_remove_the_same_units(greg: Callable[..., Ran], cri
     assert files.load(Path("other.pt"))[0].plan != plans[0]  # the comparison's own test
 
 
+@pytest.mark.parametrize("criterion", ["l1", "random:3", "obd", "taylor"])
+def test_greg_1_and_one_shot_remove_the_same_single_weights(greg: Callable[..., Ran], criterion: str) -> None:
+    chosen = ("--unstructured", "--ratios", "0.5", "--criterion", criterion)
+    images = ("--data", "digits") if criterion in ("obd", "taylor") else ()
+    ran = greg("prune", DIGITS, *chosen, *images, "-o", "once.pt")
+    assert ran.code == 0, ran.err
+    phase = ("--data", "digits", "--batch-size", 64, "--delta", "1", "--stabilize", "0")
+    ran = greg("regularize", DIGITS, *chosen, *phase, "-o", "r.pt", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["l1_differs"] == (0 if criterion == "l1" else None)
+    masks = [files.load(Path(name))[0].masks for name in ("once.pt", "r.pt")]
+    assert masks[0].keys() == masks[1].keys()
+    assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
+
+
+def test_single_weights_are_scored_as_their_filters_are() -> None:
+    """A filter's OBD is the sum of its weights', and Taylor's of one weight the square of gradient times weight."""
+    model, images, labels = tiny(16)
+    pairs = batches(images, labels, size=16)
+    singly = obd(model, dict.fromkeys(MAKES), pairs)
+    filters = obd(model, MAKES, pairs)
+    for name in MAKES:
+        torch.testing.assert_close(singly[name].flatten(1).sum(1), filters[name])
+    F.cross_entropy(model(images), labels).backward()
+    for name, found in taylor(model, dict.fromkeys(MAKES), pairs).items():
+        weight = model.get_parameter(name)
+        assert weight.grad is not None
+        torch.testing.assert_close(found, (weight.grad * weight.detach()).double() ** 2)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -178,17 +178,9 @@ def test_mistakes_on_the_command_line(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["r.toml", "tiny.py"]
 
 
-def needs(recipe: dict[str, Any]) -> str | None:
-    """An option that this recipe wants and the command line lacks."""
-    asked = [(step["command"], key) for step in recipe["steps"].values() for key in step if key != "command"]
-    return next((f"{command} --{key}" for command, key in asked if key not in COMMANDS[command].options), None)
-
-
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_cuts_what_the_paper_says(greg: Greg, tmp_path: Path, path: Path) -> None:
     recipe = tomllib.loads(path.read_text())
-    if (missing := needs(recipe)) is not None:
-        pytest.skip(f"waits for greg {missing}")
     ran = greg("run", path, "--dry-run", "--json")
     assert ran.code == 0, ran.err
     assert list(tmp_path.iterdir()) == []

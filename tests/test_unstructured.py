@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress import finetune
+from greg_compress.criteria.weights import weight_scores
 from greg_compress.errors import InputError, RequestError
 from greg_compress.long_run import room
 from greg_compress.options.network import ModelOptions
@@ -71,7 +72,7 @@ def test_picks_are_those_of_a_stable_sort_by_magnitude(weights: list[int], data:
     model = nn.Linear(len(weights), 1)
     model.weight.data = torch.tensor([weights], dtype=torch.float32)
     before = torch.tensor([[at in gone for at in range(len(weights))]])
-    found = least(model, {"weight": count}, {"weight": before} if gone else {})["weight"]
+    found = least({"weight": count}, {"weight": before} if gone else {}, weight_scores(model, ["weight"]))["weight"]
     assert set(found.flatten().nonzero().flatten().tolist()) == by_plain_sort(list(map(float, weights)), count, gone)
     assert counts_of({"weight": found}) == {"weight": count}
 
@@ -182,7 +183,7 @@ SCHEDULE = GrowthSchedule(1.0, 0.05, 1, 4, None, Picking(0.05, 0.01, -5e-4))
 
 def phase_of(method: Method, model: nn.Module, gone: dict[str, Tensor]) -> WeightPhase:
     schedule = SCHEDULE if method is Method.GREG_2 else GrowthSchedule(1.0, 0.05, 1, 4)
-    return WeightPhase(model, gone, {"0.weight": 30, "2.weight": 7}, schedule, method, Reporter())
+    return WeightPhase(model, gone, {"0.weight": 30, "2.weight": 7}, schedule, method, Reporter(), {})
 
 
 def advance(model: nn.Module, phase: WeightPhase, optimizer: torch.optim.Optimizer, steps: int, first: int) -> None:
@@ -200,7 +201,7 @@ def test_the_phase_goes_on_as_if_never_stopped_and_holds_what_went_before(method
     """Resumed before GReg-2 picks, after, and while it stabilizes."""
     torch.manual_seed(0)
     straight = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
-    gone = least(straight, {"0.weight": 10}, {})
+    gone = least({"0.weight": 10}, {}, weight_scores(straight, ["0.weight"]))
     zero(straight, gone)
     interrupted = copy.deepcopy(straight)
 

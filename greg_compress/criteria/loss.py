@@ -1,4 +1,4 @@
-"""What the loss would rise by without a filter: OBD and first-order Taylor, measured on images.
+"""What the loss would rise by without a filter, or a weight: OBD and first-order Taylor, measured on images.
 
 Both run the network in eval mode on the CPU, so that picks depend neither on the device nor on what normalisation has
 seen, and both read the gradients of small batches: 16 images, a hundred of them, cost what one large batch does.
@@ -19,8 +19,8 @@ from greg_compress.training.evaluation import logits, require_label
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Images (N, C, H, W) as the network reads them, and labels (N,)."""
-Makes = Mapping[str, int]
-"""By the name of a weight, its dimension that holds its filters."""
+Makes = Mapping[str, int | None]
+"""By the name of a weight, its dimension that holds its filters; None where each weight counts by itself."""
 
 
 def obd(model: nn.Module, weights: Makes, batches: Batches) -> dict[str, Tensor]:
@@ -38,7 +38,7 @@ def obd(model: nn.Module, weights: Makes, batches: Batches) -> dict[str, Tensor]
             curvature[name].addcmul_(gradient, gradient, value=size)
         count += 1
     halves = {name: h.mul_(model.get_parameter(name).detach() ** 2) / (2 * count) for name, h in curvature.items()}
-    return _finite({name: _filter_sums(half, weights[name]) for name, half in halves.items()})
+    return _finite({name: _sums(half, weights[name]) for name, half in halves.items()})
 
 
 def taylor(model: nn.Module, weights: Makes, batches: Batches) -> dict[str, Tensor]:
@@ -46,11 +46,12 @@ def taylor(model: nn.Module, weights: Makes, batches: Batches) -> dict[str, Tens
 
     Molchanov et al., "Importance Estimation for Neural Network Pruning", 2019, equation 8 for groups.
     """
-    sums = {name: torch.zeros(model.get_parameter(name).shape[makes]).double() for name, makes in weights.items()}
+    sums: dict[str, Tensor] = {}
     count = 0
     for _, gradients in _gradients(model, weights, batches, None):
         for name, gradient in gradients.items():
-            sums[name] += _filter_sums(gradient * model.get_parameter(name).detach(), weights[name]) ** 2
+            found = _sums(gradient * model.get_parameter(name).detach(), weights[name]) ** 2
+            sums[name] = sums[name] + found if name in sums else found
         count += 1
     return _finite({name: total / count for name, total in sums.items()})
 
@@ -95,8 +96,9 @@ def _drawn_from(output: Tensor, draw: torch.Generator) -> Tensor:
     return torch.multinomial(output.softmax(dim=1), 1, generator=draw).flatten()
 
 
-def _filter_sums(tensor: Tensor, makes: int) -> Tensor:
-    return tensor.movedim(makes, 0).flatten(1).sum(dim=1, dtype=torch.float64)
+def _sums(tensor: Tensor, makes: int | None) -> Tensor:
+    """Over each filter."""
+    return tensor.double() if makes is None else tensor.movedim(makes, 0).flatten(1).sum(dim=1, dtype=torch.float64)
 
 
 def _finite(scores: dict[str, Tensor]) -> dict[str, Tensor]:

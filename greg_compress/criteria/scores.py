@@ -47,7 +47,7 @@ def _scorer(
     model: nn.Module, wiring: Wiring, criterion: Criterion, images: Callable[[], Batches] | None
 ) -> Callable[[Group], Tensor]:
     if criterion.kind is Kind.RANDOM:
-        return lambda group: _drawn(group, criterion.seed)
+        return lambda group: drawn(group.channels, group.name, criterion.seed)
     if criterion.needs_images:
         if images is None:
             raise ValueError(f"{criterion} is measured on images")
@@ -82,10 +82,10 @@ def in_loss(wiring: Wiring, group: Group, filters: Mapping[str, Tensor]) -> Tens
     return torch.stack([_by_unit(wiring, group, source, filters[source])[0] for source in sources]).sum(dim=0)
 
 
-def _drawn(group: Group, seed: int) -> Tensor:
-    """Uniform scores that depend on the seed and the group alone (the paper's Table 10)."""
-    number = int.from_bytes(hashlib.blake2b(f"{seed}:{group.name}".encode(), digest_size=7).digest(), "big")
-    return torch.rand(group.channels, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
+def drawn(count: int, name: str, seed: int) -> Tensor:
+    """Uniform scores that depend on the seed and a name alone (the paper's Table 10), shape (count,)."""
+    number = int.from_bytes(hashlib.blake2b(f"{seed}:{name}".encode(), digest_size=7).digest(), "big")
+    return torch.rand(count, generator=torch.Generator().manual_seed(number), dtype=torch.float64)
 
 
 def relative(scores: Tensor) -> Tensor:

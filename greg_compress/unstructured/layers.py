@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from greg_compress.criteria.loss import Batches
+from greg_compress.criteria.weights import weight_scores
 from greg_compress.errors import CheckFailed, InputError, RequestError, input_fault
 from greg_compress.options.selecting import Selection
 from greg_compress.reporting import Reporter
 from greg_compress.selection.ratios import units_to_remove
 from greg_compress.selection.resolve import asked_weights
-from greg_compress.unstructured.masks import Counts, Masks, counts_of
+from greg_compress.unstructured.masks import Counts, Masks, counts_of, least
 from greg_compress.wiring.groups import Wiring
 
 
@@ -33,7 +36,29 @@ def counts(model: nn.Module, wiring: Wiring, selection: Selection, gone: Masks) 
     return {name: count for name, count in found.items() if count}
 
 
-def require_effect(wanted: Counts, gone: Masks, selection: Selection) -> None:
+def choose(
+    model: nn.Module,
+    wiring: Wiring,
+    selection: Selection,
+    gone: Masks,
+    images: Callable[[], Batches] | None = None,
+) -> dict[str, Tensor]:
+    """Resolve a selection, and pick the weights with the least scores.
+
+    Args:
+        gone: what went in earlier rounds.
+        images: what a criterion that needs them is measured on.
+
+    Raises:
+        RequestError: the selection does not fit the network.
+        CheckFailed: it removes no weight that is still there.
+    """
+    wanted = counts(model, wiring, selection, gone)
+    _require_effect(wanted, gone, selection)
+    return least(wanted, gone, weight_scores(model, wanted, selection.criterion, images))
+
+
+def _require_effect(wanted: Counts, gone: Masks, selection: Selection) -> None:
     """A selection that removes nothing is never a shrug.
 
     Raises:

@@ -7,18 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from greg_compress.criteria.weights import WeightScores
+
 Masks = Mapping[str, Tensor]
 """By the parameter's name: bool, of its shape, on the CPU."""
 Counts = Mapping[str, int]
 """How many weights go, by the parameter's name."""
 
 
-def score(weight: Tensor) -> Tensor:
-    """What each weight is worth, in their shape: |w|. On the CPU, so that picks do not depend on the device."""
-    return weight.detach().cpu().abs()
-
-
-def least(model: nn.Module, counts: Counts, gone: Masks) -> dict[str, Tensor]:
+def least(counts: Counts, gone: Masks, score: WeightScores) -> dict[str, Tensor]:
     """Pick the weights with the least scores; of equals the first go.
 
     Args:
@@ -26,7 +23,7 @@ def least(model: nn.Module, counts: Counts, gone: Masks) -> dict[str, Tensor]:
     """
     found = {}
     for name, count in counts.items():
-        scores = score(model.get_parameter(name))
+        scores = score(name)
         if name in gone:
             scores = scores.masked_fill(gone[name], -torch.inf)
         found[name] = _lowest(scores, count)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from greg_compress.criteria.weights import weight_scores
 from greg_compress.options.penalty import Method
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.schedule import GrowthSchedule
@@ -22,25 +23,39 @@ class WeightPhase:
 
     Args:
         gone: what went in earlier rounds; held at zero, and picked again.
+        first: GReg-1's picks; empty for a run that is resumed, which knows them.
+        by_magnitude: whether these are the smallest weights.
     """
 
     def __init__(
-        self, network: nn.Module, gone: Masks, counts: Counts, schedule: GrowthSchedule, method: Method, ui: Reporter
+        self,
+        network: nn.Module,
+        gone: Masks,
+        counts: Counts,
+        schedule: GrowthSchedule,
+        method: Method,
+        ui: Reporter,
+        first: Masks,
+        by_magnitude: bool = True,
     ) -> None:
         self._network, self._gone, self._counts = network, gone, counts
         self._schedule, self._method, self._ui = schedule, method, ui
+        self._compares = by_magnitude or method is Method.GREG_2
         self._hold = Hold(network, gone)
         self.iterations = schedule.iterations
-        self._begin(least(network, counts, gone))
+        self._begin(dict(first) or self._least())
 
     def _begin(self, first: dict[str, Tensor]) -> None:
-        """Take the picks by magnitude before the first iteration: GReg-1's; GReg-2's are compared with them."""
+        """Take the picks before the first iteration: GReg-1's own; GReg-2's are compared with them."""
         self._first = first
         if self._method is Method.GREG_1:
             self._penalty = GrowingPenalty(self._schedule, self._aim(first, recover=False))
         else:
             losing = [name for name, mask in self._new(first).items() if mask.any()]
             self._penalty = GrowingPenalty(self._schedule, all_of(self._network, losing), self._pick)
+
+    def _least(self) -> dict[str, Tensor]:
+        return least(self._counts, self._gone, weight_scores(self._network, self._counts))
 
     def _new(self, picks: Masks) -> dict[str, Tensor]:
         """The picks of this round."""
@@ -51,7 +66,7 @@ class WeightPhase:
 
     def _pick(self, saved: dict[str, Any] | None) -> tuple[dict[str, Any], Aim]:
         if saved is None:
-            picks = least(self._network, self._counts, self._gone)
+            picks = self._least()
             number, differs = sum(self._counts.values()), differing(picks, self._first)
             self._ui.note(
                 f"picked {number:,} weights, {differs:,} of which magnitude would not have picked at the start"
@@ -72,7 +87,7 @@ class WeightPhase:
         picks = self._penalty.picks or self._first
         plan = to_json(self._network, counts_of(picks))
         return {"plan": plan, "masks": picks}, {
-            "l1_differs": differing(picks, self._first),
+            "l1_differs": differing(picks, self._first) if self._compares else None,
             **self._schedule.figures(),
         }
 
