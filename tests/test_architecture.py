@@ -61,9 +61,9 @@ ALLOWED: dict[str, set[str]] = {
             "cost",
             "selection",
             "penalty",
-            "figures",
         }
         | {"sources", "state", "training", "deploy"}
+        | ({"figures"} if stage == "plot" else set())
         for stage in STAGES
     },
 }
@@ -147,6 +147,7 @@ def loads_torch(*words: str) -> bool:
         ("evaluate", "torchvision:resnet18", "--dta", "digits"),
         ("analyze", "torchvision:resnet18", "--samples", "9"),
         ("export", "tests", "-o", "x.onnx"),
+        ("plot", "sample_models/digits_resnet20.pt", "-o", "x.jpg"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
     ],
 )
