@@ -64,9 +64,9 @@ ALLOWED: dict[str, set[str]] = {
             "selection",
             "unstructured",
             "penalty",
-            "figures",
         }
         | {"sources", "state", "training", "deploy"}
+        | ({"figures"} if stage == "plot" else set())
         for stage in STAGES
     },
 }
@@ -150,6 +150,7 @@ def loads_torch(*words: str) -> bool:
         ("evaluate", "torchvision:resnet18", "--dta", "digits"),
         ("analyze", "torchvision:resnet18", "--samples", "9"),
         ("export", "tests", "-o", "x.onnx"),
+        ("plot", "sample_models/digits_resnet20.pt", "-o", "x.jpg"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
         ("run", "--help"),
         ("run", "sample_models/recipes/demo.toml", "--set", "ratio=2", "-o", "/tmp/never"),

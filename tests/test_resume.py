@@ -177,6 +177,7 @@ FORGOTTEN: dict[str, Callable[[dict[str, Any]], Any]] = {
     "figures of the epoch": lambda run: run["loop"]["epoch"].zero_(),
     "log": lambda run: run["loop"].update(log=[]),
     "picks": change_picks,
+    "norms": lambda run: run["loop"]["regularizer"].update(witness=None),
 }
 
 
