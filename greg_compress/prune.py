@@ -130,8 +130,8 @@ def _masks(
     if selection is not None and (wanted := weight_counts(opened.model, wiring, selection, {})) != picked:
         name = next(name for name in {**picked, **wanted} if picked.get(name) != wanted.get(name))
         raise RequestError(
-            f"{selection.text} removes {wanted.get(name, 0)} weights of {name.removesuffix('.weight')}, but {path} was regularized to lose"
-            f" {picked.get(name, 0)}; leave --unstructured and --ratios out"
+            f"{selection.text} removes {wanted.get(name, 0)} weights of {name.removesuffix('.weight')}, but {path} was"
+            f" regularized to lose {picked.get(name, 0)}; leave --unstructured and --ratios out"
         )
     return masks, differing(masks, least(opened.model, picked, {}))
 
