@@ -133,7 +133,7 @@ def test_analyze_says_why_layers_are_left_alone(greg: Greg) -> None:
     assert "the network's output" in layers["fc"]["reason"]
     assert sum(layer["macs"] for layer in layers.values()) == ran.json["macs"]
     assert ran.json["plan"]["macs_speedup"] == pytest.approx(2.0, abs=0.01)
-    assert layers["layer1.0.conv1"]["left"] == {"shape": [16, 32, 3, 3], "params": 4608, "macs": 294912}
+    assert layers["layer1.0.conv1"]["left"] == {"shape": [16, 32, 3, 3], "params": 4608, "macs": 294912, "zeros": None}
     assert layers["layer2.0.conv1"]["stage"] == "layer2"
     dense = greg("analyze", DIGITS, "--json").json
     assert dense["plan"] is None
@@ -163,7 +163,7 @@ def test_functional_layers_are_counted_and_named(greg: Greg, tmp_path: Path) -> 
         ("b", "Conv2d", "b", 4 * 4 * 9 * 16),
         ("head", "functional linear", "head", 640),
     ]
-    assert layers[0]["left"] == {"shape": [2, 1, 3, 3], "params": 18, "macs": 2 * 9 * 36}
+    assert layers[0]["left"] == {"shape": [2, 1, 3, 3], "params": 18, "macs": 2 * 9 * 36, "zeros": None}
 
 
 def test_a_network_of_two_inputs_goes_through_the_chain(greg: Greg, tmp_path: Path) -> None:
