@@ -26,7 +26,7 @@ from greg_compress.whole_files import written_whole
 
 Entry = Mapping[str, Any]
 NEVER = "it was never regularized"
-OLDER = "it was regularized by an older greg, which wrote no norms down"
+OLDER = "no norms were written down (an older greg regularized it, or single weights lose)"
 
 
 class Missing(Exception):
