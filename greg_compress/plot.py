@@ -26,7 +26,7 @@ from greg_compress.whole_files import written_whole
 
 Entry = Mapping[str, Any]
 NEVER = "it was never regularized"
-OLDER = "it was regularized by an older greg, which wrote no norms down"
+OLDER = "no norms were written down (an older greg regularized it, or single weights lose)"
 
 
 class Missing(Exception):
@@ -90,7 +90,7 @@ def _pictures(state: State, layer: str | None) -> tuple[dict[Figure, Picture], d
         Figure.ACCURACY: lambda: _accuracy(entries),
         Figure.PENALTY: lambda: _penalty(entries),
         Figure.SEPARATION: lambda: _separation(entries),
-        Figure.NORMS: lambda: _norms(entries, state.plan, layer),
+        Figure.NORMS: lambda: _norms(entries, _decided(state), layer),
         Figure.KEPT: lambda: _kept(state.plan),
     }
     found, missing = {}, {}
@@ -117,6 +117,15 @@ def _unfinished(state: State) -> list[Entry]:
         "stabilize": None if since is None else loop["iteration"] - since,
     }
     return [{"command": run["command"], "metrics": metrics}]
+
+
+def _decided(state: State) -> Mapping[str, Any] | None:
+    """The plan with the units that went; unfinished, GReg-2 has another at first than it comes to pick."""
+    phase = None if state.run is None else state.run["loop"]["regularizer"]
+    if phase and (phase.get("witness") or {}).get("picked"):
+        picks: Mapping[str, Any] | None = phase["picks"]
+        return picks
+    return state.plan
 
 
 def _accuracy(entries: Sequence[Entry]) -> Accuracy:

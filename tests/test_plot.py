@@ -278,17 +278,33 @@ def test_an_older_regularized_state_draws_what_it_has() -> None:
     assert data(panels(page([found[Figure.PENALTY]]))[0]) == [([20, 40, 60, 80], [0.2, 0.4, 0.6, 0.8])]
 
 
-def test_unfinished_work_is_drawn_as_far_as_it_got(greg: Greg, tmp_path: Path) -> None:
+def unfinished(picks: dict[str, Any] | None, iteration: int) -> State:
+    """GReg-2's OUT.partial after so many iterations."""
     state = finetuned()
     metrics = state.history[1]["metrics"]
+    looks = sum(k < iteration for k in metrics["norms"]["iterations"])
     norms = metrics["norms"] | {"step": 20}
-    regularizer = {"iteration": 80, "stabilizing_since": 60, "picks": None, "witness": norms}
-    loop = {"iteration": 80, "log": metrics["log"], "regularizer": regularizer}
+    norms |= {name: norms[name][:looks] for name in ("iterations", "lambda")}
+    norms["spread"] = {name: values[:looks] for name, values in norms["spread"].items()}
+    norms["snapshots"] = norms["snapshots"][: 1 + (iteration > 20)]
+    phase = {"stabilizing_since": 60 if iteration > 60 else None, "picks": picks, "witness": norms}
+    loop = {"iteration": iteration, "log": metrics["log"][: iteration // 20], "regularizer": phase}
     state.run = {"command": "regularize", "top1_before": 90.0, "loop": loop}
     state.history = state.history[:1]
-    files.save(state, tmp_path / "r.pt.partial", replace=False)
+    return state
+
+
+def test_unfinished_work_is_drawn_as_far_as_it_got(greg: Greg, tmp_path: Path) -> None:
+    picks = {name: {"removed": [1, 2]} for name in ("layer1.a", "layer1.b")}
+    files.save(unfinished(picks, 70), tmp_path / "r.pt.partial", replace=False)
     ran = greg("plot", "r.pt.partial", "-o", "now.png", "--json")
     assert ran.json["figures"] == ALL
+    assert [x for x, _ in data(drawn(unfinished(picks, 70), Figure.PENALTY)[0])] == [[0, 10, 20, 40, 60]]
+    later = lines(drawn(unfinished(picks, 70), Figure.NORMS)[1])
+    assert later["picked"][0] == [4, 5]
+    early = drawn(unfinished(None, 15), Figure.NORMS)
+    assert [set(lines(each)) for each in early] == [{"_child0"}]
+    assert len(drawn(unfinished(None, 15), Figure.PENALTY)[0].texts) == 0
 
 
 def change(*path: Any, value: Any) -> Callable[[State], None]:

@@ -78,10 +78,9 @@ def depth_colors(count: int) -> list[tuple[float, float, float, float]]:
 
 def mark(axes: Axes, moments: Moments) -> None:
     """A line at each moment, and its word above it."""
-    found = [
-        (at, word) for at, word in ((moments.picked, "picked"), (moments.stabilizing, "stabilizing")) if at is not None
-    ]
     low, high = axes.get_xlim()
+    words = {"picked": moments.picked, "stabilizing": moments.stabilizing}
+    found = [(at, word) for word, at in words.items() if at is not None and low <= at <= high]
     places = [(at - low) / (high - low) for at, _ in found]
     close = len(found) == 2 and places[1] - places[0] < 0.25
     sides = ["left" if place < 0.1 else "right" if place > 0.9 else "center" for place in places]
