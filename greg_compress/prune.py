@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -44,6 +45,26 @@ from greg_compress.wiring.groups import Group, Wiring, find_groups
 from greg_compress.wiring.skeleton import named_tensors
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of one network."""
+
+    model: ModelOptions
+    selection: Selection | None
+    images: ImageOptions | None
+    data: Dataset | None
+
+    def scored_on(self, state: State) -> Callable[[], Batches] | None:
+        return scoring_images(self.data.train, normalization_of(state)) if self.data else None
+
+    def recalibrated(self, network: nn.Module, state: State) -> bool:
+        """Measure the network's statistics anew if that is asked; whether it is."""
+        if not (self.data and self.images and self.images.recalibrate):
+            return False
+        recalibrate(network, training_batches(self.data.train, normalization_of(state)), self.images.recalibrate)
+        return True
+
+
 def run(
     model: ModelOptions, selection: Selection | None, images: ImageOptions | None, output: Output, ui: Reporter
 ) -> dict[str, Any]:
@@ -66,23 +87,18 @@ def run(
     data = fitting(opened, data) if data else None
     require_kind(opened.state.masks, opened.state.stage, selection, model.model)
     picked = opened.state.stage == "regularized" and bool(opened.state.masks)
-    if picked if selection is None else selection.unstructured:
-        return _of_weights(opened, model, selection, images, data, output, ui)
-    return _of_channels(opened, model, selection, images, data, output, ui)
+    asked = Asked(model, selection, images, data)
+    remove = _weights if (picked if selection is None else selection.unstructured) else _channels
+    report = remove(opened, asked, ui)
+    opened.state.history = [*opened.state.history, _entry(asked, opened, report)]
+    files.save(opened.state, output.path, replace=output.force)
+    return report
 
 
-def _of_channels(
-    opened: Opened,
-    model: ModelOptions,
-    selection: Selection | None,
-    images: ImageOptions | None,
-    data: Dataset | None,
-    output: Output,
-    ui: Reporter,
-) -> dict[str, Any]:
-    """Cut units out."""
+def _channels(opened: Opened, asked: Asked, ui: Reporter) -> dict[str, Any]:
+    """Cut units out, of the state too."""
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-    plan, differs = _plan(opened, wiring, selection, data, model.model, ui)
+    plan, differs = _plan(opened, wiring, asked, ui)
     removed = plan.removed_units(wiring)
     show_plan(opened.model, wiring, plan, ui)
     if (difference := first_difference(opened.model, wiring, removed)) is not None:
@@ -91,9 +107,7 @@ def _of_channels(
     form = cut(small, wiring, removed)
     check = masked_equals_sliced(opened.model, small, wiring, removed)
     folding = None
-    if data and images and images.recalibrate:
-        recalibrate(small, training_batches(data.train, normalization_of(opened.state)), images.recalibrate)
-    elif opened.state.stage == "regularized":
+    if not asked.recalibrated(small, opened.state) and opened.state.stage == "regularized":
         folding = folded(opened.model, small, wiring, removed)
         _tell(folding, ui)
         small = folding.network
@@ -116,34 +130,22 @@ def _of_channels(
         "target": None if plan.solution is None else plan.solution.to_json(),
     }
     _require(check, report)
-    state = _pruned(opened, small, form, plan)
-    state.history = [*state.history, _entry(model, selection, images, opened, report)]
-    _require_rebuilt(small, state, model)
-    files.save(state, output.path, replace=output.force)
+    _require_rebuilt(small, _pruned(opened, small, form, plan), asked.model)
     return report
 
 
-def _of_weights(
-    opened: Opened,
-    model: ModelOptions,
-    selection: Selection | None,
-    images: ImageOptions | None,
-    data: Dataset | None,
-    output: Output,
-    ui: Reporter,
-) -> dict[str, Any]:
-    """Set single weights to zero for good."""
+def _weights(opened: Opened, asked: Asked, ui: Reporter) -> dict[str, Any]:
+    """Set single weights to zero for good, in the state too."""
     dense, state = opened.model, opened.state
     wiring = find_groups(dense, state.input_shapes)
     before, cost = zeros(dense.parameters()), cost_of(dense, wiring)
-    state.masks, differs = _masks(opened, wiring, selection, _scored_on(opened, data), model.model)
+    state.masks, differs = _masks(opened, wiring, asked)
     show_counts(dense, counts_of(state.masks), ui)
     zero(dense, state.masks)
-    if data and images and images.recalibrate:
-        recalibrate(dense, training_batches(data.train, normalization_of(state)), images.recalibrate)
+    asked.recalibrated(dense, state)
     plan = to_json(dense, counts_of(state.masks))
     state.stage, state.plan, state.weights = "pruned", plan, weights_of(dense)
-    rebuilt = _require_rebuilt(dense, state, model)
+    rebuilt = _require_rebuilt(dense, state, asked.model)
     check = same_outputs(dense, rebuilt, wiring)
     report = {
         **{name: dict.fromkeys(("before", "after"), getattr(cost, name)) for name in ("params", "macs", "size")},
@@ -158,19 +160,16 @@ def _of_weights(
     }
     report["zeros"] = {"before": before, "after": report["zeros"]}
     _require(check, report)
-    state.history = [*state.history, _entry(model, selection, images, opened, report)]
-    files.save(state, output.path, replace=output.force)
     return report
 
 
-def _masks(
-    opened: Opened, wiring: Wiring, selection: Selection | None, images: Callable[[], Batches] | None, path: str
-) -> tuple[dict[str, Tensor], int | None]:
+def _masks(opened: Opened, wiring: Wiring, asked: Asked) -> tuple[dict[str, Tensor], int | None]:
     """Those of a regularized state, or by a fresh selection; and how many magnitude would now pick otherwise."""
-    masks = opened.state.masks
+    masks, selection, path = opened.state.masks, asked.selection, asked.model.model
     if opened.state.stage != "regularized":
         assert selection is not None
-        return choose_weights(opened.model, wiring, selection, masks, images), None
+        return choose_weights(opened.model, wiring, selection, masks, asked.scored_on(opened.state)), None
+    _require_no_criterion(selection, path)
     picked = counts_of(masks)
     if selection is not None and (wanted := weight_counts(opened.model, wiring, selection, {})) != picked:
         name = next(name for name in {**picked, **wanted} if picked.get(name) != wanted.get(name))
@@ -181,20 +180,18 @@ def _masks(
     return masks, differing(masks, least(picked, {}, weight_scores(opened.model, picked)))
 
 
-def _plan(
-    opened: Opened, wiring: Wiring, selection: Selection | None, data: Dataset | None, path: str, ui: Reporter
-) -> tuple[Plan, int | None]:
+def _plan(opened: Opened, wiring: Wiring, asked: Asked, ui: Reporter) -> tuple[Plan, int | None]:
     """The picks of a regularized state, or a fresh selection; and how many picks L1 would now change."""
+    selection, path = asked.selection, asked.model.model
     if opened.state.stage != "regularized":
         if selection is None:
             raise RequestError(
                 f"{path} is {opened.state.stage} and carries no picks; say what to prune with one of {WAYS}"
             )
-        return choose(opened.model, wiring, selection, _scored_on(opened, data)), None
+        return choose(opened.model, wiring, selection, asked.scored_on(opened.state)), None
+    _require_no_criterion(selection, path)
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:
-        if selection.criterion != L1:
-            raise RequestError(f"--criterion would have no effect: {path} carries its picks")
         wanted = counts(opened.model, wiring, selection)
         if wanted.counts != plan.counts:
             differing = [group for group in wiring.groups if wanted.kept_in(group) != plan.kept_in(group)]
@@ -207,8 +204,9 @@ def _plan(
     return plan, plan.differs_from(by_l1(opened.model, wiring, plan))
 
 
-def _scored_on(opened: Opened, data: Dataset | None) -> Callable[[], Batches] | None:
-    return scoring_images(data.train, normalization_of(opened.state)) if data else None
+def _require_no_criterion(selection: Selection | None, path: str) -> None:
+    if selection is not None and selection.criterion != L1:
+        raise RequestError(f"--criterion would have no effect: {path} carries its picks")
 
 
 def _tell(folding: Folding, ui: Reporter) -> None:
@@ -264,12 +262,7 @@ def _pruned(opened: Opened, small: nn.Module, form: Form, plan: Plan) -> State:
     return state
 
 
-def _entry(
-    model: ModelOptions,
-    selection: Selection | None,
-    images: ImageOptions | None,
-    opened: Opened,
-    report: dict[str, Any],
-) -> dict[str, Any]:
-    options = recorded(*(group for group in (model, selection, images) if group is not None))
+def _entry(asked: Asked, opened: Opened, report: dict[str, Any]) -> dict[str, Any]:
+    model = asked.model
+    options = recorded(*(group for group in (model, asked.selection, asked.images) if group is not None))
     return history.entry("prune", options, report, model=model.model, digest=opened.digest, untrained=opened.untrained)

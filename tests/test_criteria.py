@@ -216,6 +216,8 @@ def test_greg_1_and_one_shot_remove_the_same_units(greg: Callable[..., Ran], cri
     ran = greg("regularize", DIGITS, *chosen, *phase, "-o", "r.pt", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["l1_differs"] == (0 if criterion == "l1" else None)
+    refused = greg("prune", "r.pt", "--ratios", "0.5", "--criterion", "max", "-o", "x.pt")
+    assert (refused.code, "carries its picks" in refused.error()) == (2, True)
     assert greg("prune", "r.pt", "-o", "grown.pt").code == 0
     plans = [files.load(path)[0].plan for path in map(Path, ("once.pt", "grown.pt"))]
     assert plans[0] == plans[1]
@@ -233,6 +235,8 @@ def test_greg_1_and_one_shot_remove_the_same_single_weights(greg: Callable[..., 
     ran = greg("regularize", DIGITS, *chosen, *phase, "-o", "r.pt", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["l1_differs"] == (0 if criterion == "l1" else None)
+    refused = greg("prune", "r.pt", *chosen[:3], "--criterion", "max", "-o", "x.pt")
+    assert (refused.code, "carries its picks" in refused.error()) == (2, True)
     masks = [files.load(Path(name))[0].masks for name in ("once.pt", "r.pt")]
     assert masks[0].keys() == masks[1].keys()
     assert all(torch.equal(masks[0][name], masks[1][name]) for name in masks[0])
