@@ -15,11 +15,12 @@ from greg_compress.errors import InputError
 from greg_compress.fit import normalization_of
 from greg_compress.long_run import life
 from greg_compress.long_run.job import Job
+from greg_compress.long_run.teacher import Teacher
 from greg_compress.options.criterion import L1
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, PenaltyOptions
 from greg_compress.options.selecting import Selection
-from greg_compress.options.training import TrainingOptions
+from greg_compress.options.training import TeacherOptions, TrainingOptions
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule, scaled_schedule
@@ -47,6 +48,7 @@ def run(
     selection: Selection,
     options: PenaltyOptions,
     training: TrainingOptions,
+    teacher: TeacherOptions,
     output: Output,
     ui: Reporter,
 ) -> dict[str, Any]:
@@ -76,23 +78,24 @@ def run(
 
     def phase(network: nn.Module, state: State, steps: int, allowed: int | None) -> Phase | WeightPhase:
         schedule = _schedule(options, steps, training.weight_decay, allowed)
+        compares = options.method is Method.GREG_2 or (selection.plan is None and selection.criterion == L1)
         if not selection.unstructured:
-            compares = options.method is Method.GREG_2 or (selection.plan is None and selection.criterion == L1)
             return Phase(network, state, schedule, options, ui, compares)
         wanted = from_json(state.plan, network)
         show_counts(network, wanted, ui)
         # As in the authors' code no preset ends it early; who asks for it gets it.
         schedule = replace(schedule, stop_ratio=options.stop_ratio)
         _show_schedule(schedule, options, ui)
-        picked_by_l1 = selection.criterion == L1
-        return WeightPhase(network, state.masks, wanted, schedule, options.method, ui, weights, picked_by_l1)
+        return WeightPhase(network, state.masks, wanted, schedule, options.method, ui, weights, compares)
 
+    taught = Teacher(teacher, model)
     job = Job(
         command="regularize",
         stage="regularized",
         output=output,
         options=training,
-        recorded=recorded(model, selection, options, training),
+        recorded=recorded(model, selection, options, training) | taught.recorded(),
+        objective=taught.objective,
         open=lambda data: _opened(model, selection, data.input_shape, ui),
         begin=begin,
         phase=phase,

@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
-    "long_run": {*WORDS, "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
+    "long_run": {*WORDS, "recording", "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
     "recipes": {*WORDS, "sources.specs"},
     "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
     **{

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from greg_compress.options.training import Precision
+from greg_compress.state import files
 from greg_compress.training.objective import Distillation, cross_entropy
 from tests import program
-from tests.conftest import DIGITS, RESNET
+from tests.conftest import DIGITS, RESNET, Ran
 from tests.test_training import CPU, Small, assert_same, make_loop
 
 
@@ -113,3 +116,19 @@ def test_a_teacher_that_does_not_fit(tmp_path: Path) -> None:
         assert (ran.code, ran.out) == (code, ""), ran.err
         assert said in ran.error()
         assert not (tmp_path / "o.pt").exists()
+
+
+def test_the_penalty_can_have_a_teacher_too(greg: Callable[..., Ran]) -> None:
+    """The phase learns from it, the history names it, and a run does not go on with another one."""
+    phase = ("--data", "digits", "--batch-size", 64, "--ratios", "0.5", "--delta", "1", "--stabilize", "0")
+    for name, teacher in {"alone": (), "taught": ("--teacher", DIGITS)}.items():
+        ran = greg("regularize", DIGITS, *phase, *teacher, "-o", f"{name}.pt")
+        assert ran.code == 0, ran.err
+    alone, taught = (files.load(Path(f"{name}.pt"))[0] for name in ("alone", "taught"))
+    assert alone.plan == taught.plan
+    assert any(not torch.equal(alone.weights[name], taught.weights[name]) for name in alone.weights)
+    recorded = [state.history[-1]["options"]["teacher_sha256"] for state in (alone, taught)]
+    assert recorded == [None, hashlib.sha256(DIGITS.read_bytes()).hexdigest()]
+    again = greg("regularize", DIGITS, *phase, "--resume", "-o", "taught.pt")
+    assert again.code == 2
+    assert "other options" in again.error()

@@ -40,6 +40,7 @@ Model = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_dat
 ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
 WITHOUT_PRESET = {"preset": Preset.QUICK}
 OptionalSelection = Annotated[Selection | None, Use(selecting.selection)]
+Teacher = Annotated[TeacherOptions, Use(arguments.teacher_options)]
 Resumable = Annotated[Output, Use(arguments.resumable_output)]
 
 
@@ -149,6 +150,7 @@ def regularize(
             },
         ),
     ],
+    teacher: Teacher,
     output: Resumable,
     json: Json = False,
 ) -> None:
@@ -162,7 +164,7 @@ def regularize(
     with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 
-        print_result(stage.run(model, selection, penalty, training, output, ui))
+        print_result(stage.run(model, selection, penalty, training, teacher, output, ui))
 
 
 @app.command()
@@ -189,7 +191,7 @@ def finetune(
         TrainingOptions,
         Use(arguments.training_options, defaults={"lr": 0.02}, fixed={"default_epochs": 5, **WITHOUT_PRESET}),
     ],
-    teacher: Annotated[TeacherOptions, Use(arguments.teacher_options)],
+    teacher: Teacher,
     output: Resumable,
     json: Json = False,
 ) -> None:

@@ -24,7 +24,7 @@ class WeightPhase:
     Args:
         gone: what went in earlier rounds; held at zero, and picked again.
         first: GReg-1's picks; empty for a run that is resumed, which knows them.
-        by_magnitude: whether these are the smallest weights.
+        compares: whether it makes sense to count picks that magnitude would not have made.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class WeightPhase:
         method: Method,
         ui: Reporter,
         first: Masks,
-        by_magnitude: bool = True,
+        compares: bool = True,
     ) -> None:
         self._network, self._gone, self._counts = network, gone, counts
         self._schedule, self._method, self._ui = schedule, method, ui
-        self._compares = by_magnitude or method is Method.GREG_2
+        self._compares = compares
         self._hold = Hold(network, gone)
         self.iterations = schedule.iterations
         self._begin(dict(first) or self._least())
