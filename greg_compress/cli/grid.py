@@ -9,6 +9,8 @@ from rich.console import Console
 from greg_compress.cli.terminal import make_table
 
 Result = dict[str, Any]
+MANY = 10_000
+"""From here on a figure is a count, and nobody reads its decimals."""
 
 
 def grid(out: Console, result: Result) -> None:
@@ -27,6 +29,8 @@ def grid(out: Console, result: Result) -> None:
 def _measured(line: Result) -> str:
     if line["mean"] is None:
         return "-"
+    if abs(line["mean"]) >= MANY:
+        return f"{line['mean']:,.0f}"
     return f"{line['mean']:.2f}" + ("" if line["std"] is None else f" ±{line['std']:.2f}")
 
 
