@@ -16,11 +16,11 @@ IMAGES, BATCH_SIZE = 2048, 16
 
 def scoring_images(samples: Samples, normalization: Normalization) -> Callable[[], Batches]:
     """Training images at equal distances, not augmented: whatever the schedule, the same units score the same."""
-    count = min(IMAGES, len(samples))
-    chosen = evenly(samples, count)
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))  # a folder lists class by class
 
     def batches() -> Batches:
+        count = min(IMAGES, len(samples))
+        chosen = evenly(samples, count)
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(0))  # a folder lists class by class
         return ((normalization(images), labels) for images, labels in chosen.batches(order, BATCH_SIZE))
 
     return batches

@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greg_compress.surgery.masking import InDouble, examples, output_change
+from greg_compress.surgery.masking import InDouble, examples, output_changes
 from greg_compress.wiring.groups import Wiring
 
 CONSTANT = 1e-6
@@ -70,7 +70,7 @@ def folded(dense: nn.Module, small: nn.Module, wiring: Wiring, removed: Tensor) 
     found = constants(dense, wiring, removed)
     network = copy.deepcopy(small)
     biases = fold(network, wiring, removed, found)
-    before, after = (output_change(dense, each, wiring) for each in (small, network))
+    before, after = output_changes(dense, (small, network), wiring)
     left = tuple(found.left)
     if after > before:
         return Folding(small, 0, left, (before, before), {}, in_vain=True)

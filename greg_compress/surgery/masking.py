@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -56,15 +57,13 @@ def _compared(wanted: list[Tensor], got: list[Tensor]) -> SelfCheck:
     return SelfCheck(largest, largest <= TOLERANCE)
 
 
-def output_change(dense: nn.Module, sliced: nn.Module, wiring: Wiring) -> float:
-    """How far two networks' outputs on a random batch lie apart: the norm of the difference over that of the first."""
-    wanted, got = ([_flat(out) for out in _outputs(model, wiring, None)] for model in (dense, sliced))
-    size = float(torch.cat(wanted).norm()) or 1.0
-    return float((torch.cat(wanted) - torch.cat(got)).norm()) / size
-
-
-def _flat(output: Tensor) -> Tensor:
-    return output.flatten().double()
+def output_changes(dense: nn.Module, others: Sequence[nn.Module], wiring: Wiring) -> list[float]:
+    """How far each network's output on a random batch is from the first one's: the norm of the difference over its."""
+    wanted, *found = (
+        torch.cat([output.flatten().double() for output in _outputs(model, wiring, None)]) for model in (dense, *others)
+    )
+    size = float(wanted.norm()) or 1.0
+    return [float((wanted - got).norm()) / size for got in found]
 
 
 def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
