@@ -63,7 +63,7 @@ def run(
     scored = scoring_images(data.train, normalization_of(opened.state)) if images and data else None
     masks, singly = opened.state.masks, selection is not None and selection.unstructured
     weights = choose_weights(opened.model, wiring, selection, masks, scored) if selection and singly else None
-    plan = choose(opened.model, wiring, selection, scored) if selection and weights is None else None
+    plan = choose(opened.model, wiring, selection, scored, ui) if selection and weights is None else None
     left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
     whole = cost_of(opened.model, wiring)
     coupled = selection is not None and selection.coupled

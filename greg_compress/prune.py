@@ -188,7 +188,7 @@ def _plan(opened: Opened, wiring: Wiring, asked: Asked, ui: Reporter) -> tuple[P
             raise RequestError(
                 f"{path} is {opened.state.stage} and carries no picks; say what to prune with one of {WAYS}"
             )
-        return choose(opened.model, wiring, selection, asked.scored_on(opened.state)), None
+        return choose(opened.model, wiring, selection, asked.scored_on(opened.state), ui), None
     _require_no_criterion(selection, path)
     plan = picks_from_json(opened.state.plan, wiring)
     if selection is not None:

@@ -69,7 +69,7 @@ def run(
             opened.state.plan = to_json(opened.model, counts_of(weights))
             return
         wiring = prunable_wiring(opened.model, opened.state.input_shapes)
-        plan = choose(opened.model, wiring, selection, images)
+        plan = choose(opened.model, wiring, selection, images, ui)
         if plan.solution is not None:
             ui.note(str(plan.solution))
         # GReg-2 picks itself, and tells its picks from L1's: of a plan it takes the counts alone.

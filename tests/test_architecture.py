@@ -32,7 +32,8 @@ ALLOWED: dict[str, set[str]] = {
     "criteria": {"errors", "wiring", "options.criterion", "training.evaluation"}
     | {"sources.normalization", "sources.samples"},
     "cost": {"wiring"},
-    "selection": {"errors", "options", "wiring", "criteria", "cost"},
+    "latency_target": {"errors", "reporting", "whole_files", "wiring", "surgery.cut", "deploy"},
+    "selection": {"errors", "options", "reporting", "wiring", "criteria", "cost", "latency_target"},
     "penalty": {"errors", "options", "wiring", "selection.plan"},
     "unstructured": {"errors", "options", "reporting", "wiring", "criteria", "selection", "penalty"},
     "tensor_files": {"errors"},

@@ -44,7 +44,12 @@ def analysis(out: Console, result: Result) -> None:
             f"the selection leaves {plan['params']:,} parameters (sparsity {plan['sparsity']:.2f}%) and"
             f" {plan['macs']:,} MACs ({plan['macs_speedup']:.2f}x fewer)"
         )
-        if (target := plan["target"]) is not None:
+        if (target := plan["target"]) is not None and "speedup" in target:
+            out.print(
+                f"{target['option']}: {target['p50_ms']:.3g} ms instead of {target['dense_ms']:.3g},"
+                f" {target['speedup']:.2f}x faster, as measured"
+            )
+        elif target is not None:
             ahead = (
                 f", and a step more of {target['ahead']} group{'s' * (target['ahead'] > 1)}," if target["ahead"] else ""
             )

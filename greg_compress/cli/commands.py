@@ -157,6 +157,11 @@ def regularize(
     """Drive the units that lose to zero with a growing L2 penalty (GReg-1 or GReg-2)."""
     if selection is None:
         raise RequestError(f"say what to prune with one of {WAYS}")
+    if selection.timed and not place().alone:
+        raise RequestError(
+            f"{selection.text} would be measured by all processes at once; first: greg analyze ... --plan-out p.json,"
+            " then --plan p.json"
+        )
     if penalty.method is Method.GREG_2 and selection.criterion != L1:
         raise RequestError("--criterion would have no effect: greg-2 picks by L1 once its penalty has told units apart")
     if selection.unstructured and penalty.penalize is Penalize.UNIT:

@@ -30,6 +30,8 @@ NOT_OF_A_PLAN = {
     "sensitivity", "data", "samples", "device", "workers", "criterion",
 }  # fmt: skip
 """What `analyze` takes beside a selection. A criterion other than L1 measures data, and decides which, not how many."""
+MEASURED = {"target-latency", "target-speedup"}
+"""What times a network, which a dry run does not."""
 DEMO = "demo.toml"
 Result = dict[str, Any]
 
@@ -148,7 +150,7 @@ def _analysis(task: Task, analyze: Words) -> tuple[str, ...] | None:
     """The command that resolves a task's selection on the network that its chain begins with, before any training."""
     selecting = {key: texts for key, texts in task.options.items() if key in analyze.options.keys() - NOT_OF_A_PLAN}
     begun = _beginning(task)
-    if not selecting or begun is None:
+    if begun is None or not selecting or MEASURED & selecting.keys() or "auto" in selecting.get("align", ()):
         return None
     model = (begun.options.get("model") or begun.options["arch"])[-1]
     options = {key: texts for key, texts in begun.options.items() if key in ("arch", "arch-arg", "input-shape")}

@@ -10,13 +10,15 @@ from typer import Option
 from greg_compress.cli.arguments import Force, named_file
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1, parse_criterion
+from greg_compress.options.limits import MANY
 from greg_compress.options.network import Output
 from greg_compress.options.selecting import DEFAULT_CAP, WAYS, Scope, Selection, require_one
-from greg_compress.selection.amounts import parse_cap, parse_target
+from greg_compress.selection.amounts import parse_cap, parse_factor, parse_target, parse_time
 from greg_compress.selection.plan_file import read_plan
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.whole_files import require_free
 
+AUTO = "auto"
 RatiosText = Annotated[
     str | None,
     Option(
@@ -32,7 +34,19 @@ TargetParams = Annotated[str | None, Option("--target-params", metavar="50%", he
 PlanPath = Annotated[str | None, Option("--plan", metavar="FILE", help="Prune what a file of analyze --plan-out says.")]
 Skip = Annotated[list[str] | None, Option("--skip", metavar="NAME", help="Spare a module and all below it; repeats.")]
 Coupled = Annotated[bool, Option("--coupled", help="Prune what additions tie together (residual stages) too.")]
-Align = Annotated[int | None, Option("--align", metavar="N", help="Round kept channels to multiples of N, at least N.")]
+TargetLatency = Annotated[
+    str | None,
+    Option("--target-latency", metavar="12ms", help="Find the widths that take this long, measured in onnxruntime."),
+]
+TargetSpeedup = Annotated[
+    str | None, Option("--target-speedup", metavar="2x", help="The same, as a ratio of measured times.")
+]
+Threads = Annotated[int | None, Option("--threads", help="Of onnxruntime, where time is measured.", show_default="1")]
+Batch = Annotated[int | None, Option("--batch", metavar="N", help="Samples of a timed run.", show_default="1")]
+Align = Annotated[
+    str | None,
+    Option("--align", metavar="N", help="Round kept channels to multiples of N, at least N; auto measures which N."),
+]
 ScopeName = Annotated[
     Scope | None, Option("--scope", help="A ratio of every group, or one threshold over all.", show_default="local")
 ]
@@ -64,6 +78,8 @@ def selection(
     ratios: RatiosText = None,
     target_macs: TargetMacs = None,
     target_params: TargetParams = None,
+    target_latency: TargetLatency = None,
+    target_speedup: TargetSpeedup = None,
     plan: PlanPath = None,
     skip: Skip = None,
     coupled: Coupled = False,
@@ -72,43 +88,73 @@ def selection(
     max_ratio: MaxRatio = None,
     criterion: CriterionText = None,
     unstructured: Unstructured = False,
+    threads: Threads = None,
+    batch: Batch = None,
 ) -> Selection | None:
-    chosen = L1 if criterion is None else parse_criterion(criterion)
-    beside = {
-        "--skip": skip,
-        "--coupled": coupled,
-        "--align": align is not None,
-        "--scope": scope,
-        "--max-ratio": max_ratio,
+    ways = {
+        "--ratios": ratios,
+        "--plan": plan,
+        "--target-macs": target_macs,
+        "--target-params": target_params,
+        "--target-latency": target_latency,
+        "--target-speedup": target_speedup,
     }
-    if criterion is not None and (ratios, target_macs, target_params, plan) == (None, None, None, None):
+    given = [option for option, value in ways.items() if value is not None]
+    times = target_latency is not None or target_speedup is not None
+    beside = {"--skip": skip, "--coupled": coupled, "--align": align, "--scope": scope, "--max-ratio": max_ratio}
+    clock = {"--threads": threads, "--batch": batch}
+    if criterion is not None and not given:
         raise RequestError(f"--criterion would have no effect without one of {WAYS}")
     if unstructured:
-        _require_for_weights(
-            ratios, {"--target-macs": target_macs, "--target-params": target_params, "--plan": plan, **beside}
-        )
-    idle = next((option for option, value in beside.items() if value), None)
-    if (ratios, target_macs, target_params, plan) == (None, None, None, None):
-        if idle:
-            raise RequestError(f"{idle} would have no effect without --ratios, --target-macs or --target-params")
+        _require_for_weights(ratios, {**{key: ways[key] for key in ways if key != "--ratios"}, **beside, **clock})
+    _require_timed(clock, times or align == AUTO)
+    _require_effect([option for option, value in beside.items() if value], given)
+    if not given:
         return None
-    given = {"--ratios": ratios, "--plan": plan, "--target-macs": target_macs, "--target-params": target_params}
-    require_one([option for option, value in given.items() if value is not None])
-    if plan is not None and idle:
-        raise RequestError(f"{idle} would have no effect: --plan says how many units every group keeps")
+    require_one(given)
+    if times and align == AUTO:
+        raise RequestError(f"--align auto would have no effect: {given[0]} measures every width")
     return Selection(
         None if ratios is None else parse_ratios(ratios),
         tuple(skip or ()),
         coupled,
-        align,
+        None if align in (None, AUTO) else _multiple(align),
         scope or Scope.LOCAL,
         None if max_ratio is None else parse_cap("--max-ratio", max_ratio),
         None if target_macs is None else parse_target("--target-macs", target_macs),
         None if target_params is None else parse_target("--target-params", target_params),
         None if plan is None else read_plan(plan),
-        chosen,
+        L1 if criterion is None else parse_criterion(criterion),
         unstructured,
+        align == AUTO,
+        None if target_latency is None else parse_time("--target-latency", target_latency),
+        None if target_speedup is None else parse_factor("--target-speedup", target_speedup),
+        1 if threads is None else threads,
+        1 if batch is None else batch,
     )
+
+
+def _multiple(text: str | None) -> int:
+    assert text is not None
+    if not text.isascii() or not text.isdigit() or not 0 < int(text[:10]) < MANY:
+        raise RequestError(f"--align {text[:40]}: it must be above 0 and below {MANY:g}; or write auto")
+    return int(text)
+
+
+def _require_effect(beside: list[str], given: list[str]) -> None:
+    """Raise RequestError for an option beside one that selects, where there is none or a plan says it all."""
+    if beside and not given:
+        raise RequestError(f"{beside[0]} would have no effect without one of {WAYS}")
+    if beside and "--plan" in given:
+        raise RequestError(f"{beside[0]} would have no effect: --plan says how many units every group keeps")
+
+
+def _require_timed(clock: dict[str, int | None], timed: bool) -> None:
+    for option, value in clock.items():
+        if value is not None and not timed:
+            raise RequestError(
+                f"{option} would have no effect without --target-latency, --target-speedup or --align auto"
+            )
 
 
 def _require_for_weights(ratios: str | None, others: dict[str, Any]) -> None:

@@ -36,11 +36,11 @@ class Latency:
         return asdict(self)
 
 
-def measure(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int) -> list[Latency]:
+def measure(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int, batch: int = 1) -> list[Latency]:
     """Time each file `runs` times, taking turns, so that a machine that slows down slows all of them."""
     sessions = [session(path, threads) for path in paths]
     random = numpy.random.default_rng(0)
-    samples = [random.standard_normal((1, *shape), dtype=numpy.float32) for shape in input_shapes]
+    samples = [random.standard_normal((batch, *shape), dtype=numpy.float32) for shape in input_shapes]
     names = [[entry.name for entry in runtime.get_inputs()] for runtime in sessions]
     feeds = [dict(zip(each, samples, strict=True)) for each in names]
     for runtime, feed in zip(sessions, feeds, strict=True):

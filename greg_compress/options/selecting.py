@@ -14,7 +14,7 @@ from greg_compress.selection.amounts import percent
 from greg_compress.selection.plan_file import PlanFile
 from greg_compress.selection.ratios import Ratios
 
-WAYS = "--ratios, --plan, --target-macs and --target-params"
+WAYS = "--ratios, --plan, --target-macs, --target-params, --target-latency and --target-speedup"
 DEFAULT_CAP = Decimal("0.9")
 
 
@@ -43,11 +43,22 @@ class Selection:
     criterion: Criterion = L1
     unstructured: bool = False
     """Whether single weights go, not channels."""
+    auto_align: bool = False
+    """Whether measured times decide what kept channels are multiples of."""
+    target_latency: float | None = None
+    """Milliseconds of one run in onnxruntime (p50)."""
+    target_speedup: float | None = None
+    """How many times faster, in measured time."""
+    threads: int = 1
+    batch: int = 1
+    """Where these times hold: threads of the runtime, and samples of a run."""
 
     def __post_init__(self) -> None:
         given = [option for option, value in self._ways().items() if value is not None]
         require_one(given)
         require_between("align", self.align, 0, MANY)
+        require_between("threads", self.threads, 0, 1025)
+        require_between("batch", self.batch, 0, MANY)
         if self.scope is Scope.GLOBAL and self.ratios is not None and self.ratios.uniform is None:
             raise RequestError(f"--scope global takes one number as --ratios, not {self.ratios.text[:80]}; or a target")
 
@@ -58,6 +69,8 @@ class Selection:
             "--ratios": None if self.ratios is None else self.ratios.text,
             "--plan": None if self.plan is None else self.plan.path,
             **{option: None if target is None else percent(target) for option, target in targets.items()},
+            "--target-latency": None if self.target_latency is None else f"{self.target_latency:g}ms",
+            "--target-speedup": None if self.target_speedup is None else f"{self.target_speedup:g}x",
         }
 
     @property
@@ -73,6 +86,11 @@ class Selection:
     @property
     def target(self) -> Decimal | None:
         return self.target_params if self.target_macs is None else self.target_macs
+
+    @property
+    def timed(self) -> bool:
+        """Whether it depends on measured times."""
+        return self.target_latency is not None or self.target_speedup is not None or self.auto_align
 
     @property
     def cap(self) -> Decimal | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +33,8 @@ def resolve(model: nn.Module, wiring: Wiring, selection: Selection, scores: Scor
     """
     if selection.plan is not None:
         return fitted(selection.plan, wiring)
-    asked = asked_ratios(selection.ratios or EVERY, selection.skip, wiring, coupled=selection.coupled)
-    groups = [group for group in wiring.groups if group.name in asked]
-    if selection.coupled:
-        _require_coupled(wiring, groups)
+    asked = _asked(wiring, selection)
+    groups = asked_groups(wiring, selection)
     counting = Counting(wiring, groups, selection, scores)
     if selection.ratios is None:
         return _solved(model, wiring, groups, selection, counting, scores)
@@ -43,6 +42,23 @@ def resolve(model: nn.Module, wiring: Wiring, selection: Selection, scores: Scor
         assert selection.ratios.uniform is not None
         return counting.at(selection.ratios.uniform)
     return counting.by(asked)
+
+
+def asked_groups(wiring: Wiring, selection: Selection) -> list[Group]:
+    """The groups that a selection other than a plan file asks to lose something.
+
+    Raises:
+        RequestError: the selection does not fit the network.
+    """
+    asked = _asked(wiring, selection)
+    groups = [group for group in wiring.groups if group.name in asked]
+    if selection.coupled:
+        _require_coupled(wiring, groups)
+    return groups
+
+
+def _asked(wiring: Wiring, selection: Selection) -> dict[str, Decimal]:
+    return asked_ratios(selection.ratios or EVERY, selection.skip, wiring, coupled=selection.coupled)
 
 
 def _require_coupled(wiring: Wiring, asked: Sequence[Group]) -> None:
@@ -115,16 +131,23 @@ def _solved(
     scores: Scores,
 ) -> Plan:
     """The plan that reaches the selection's target."""
+    amount = amount_of(model, wiring, groups, scores, "params" if selection.target_macs is None else "macs")
+    dense = amount(Plan({}))
+    more = {} if selection.coupled else asked_ratios(EVERY, selection.skip, wiring, coupled=True)
+    wider = ", or add --coupled" if len(more) > len(groups) else ""
+    return reach(selection, counting.at, lambda plan: amount(plan) / dense, wider)
+
+
+def amount_of(
+    model: nn.Module, wiring: Wiring, groups: Sequence[Group], scores: Scores, what: Literal["macs", "params"]
+) -> Callable[[Plan], int]:
+    """What plans of these groups leave of a network when the units with the least scores go."""
     estimate = Estimate(model, wiring)
     leaving = {group.name: group.units[torch.sort(scores[group.name], stable=True).indices] for group in groups}
     nothing = torch.empty(0, dtype=torch.int64)
 
     def amount(plan: Plan) -> int:
         parts = [leaving[name][: share.channels - share.kept] for name, share in plan.shares.items()]
-        cost = estimate.after(torch.cat([nothing, *parts]))
-        return cost.macs if selection.target_macs is not None else cost.params
+        return int(getattr(estimate.after(torch.cat([nothing, *parts])), what))
 
-    dense = amount(Plan({}))
-    more = {} if selection.coupled else asked_ratios(EVERY, selection.skip, wiring, coupled=True)
-    wider = ", or add --coupled" if len(more) > len(groups) else ""
-    return reach(selection, counting.at, lambda plan: amount(plan) / dense, wider)
+    return amount

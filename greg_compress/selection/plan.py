@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -26,6 +26,13 @@ class Share:
     kept: int
     removed: tuple[int, ...] | None = None
     """Positions within the group, ascending; None until decided."""
+
+
+class Met(Protocol):
+    """How a target was met."""
+
+    def __str__(self) -> str: ...
+    def to_json(self) -> dict[str, Any]: ...
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Plan:
     shares: Mapping[str, Share]
     asked: Plan | None = None
     """The plan before --align rounded it; None where nothing was to be rounded."""
-    solution: Solution | None = None
+    solution: Met | None = None
     """How a target was met; None where there was none."""
 
     def decide(self, scores: Mapping[str, Tensor]) -> Plan:
