@@ -147,7 +147,7 @@ def test_widths_hold_every_divisor_that_there_is(channels: int) -> None:
 @given(st.integers(2, 300), st.integers(2, 300), st.sampled_from([0.0, 0.01, 0.5]), st.sampled_from([1, 4, 8, 16]))
 @settings(deadline=None, max_examples=60)
 def test_a_surface_tells_what_was_not_measured(reads: int, makes: int, floor: float, block: int) -> None:
-    """Against a law of blocks with a floor: exact for whole blocks, near for what lies between."""
+    """Against a law of blocks with a floor: exact where one side is whole, near where neither is."""
 
     def law(read: int, made: int) -> float:
         return floor + 1e-3 * ceil(read / block) * ceil(made / block)
@@ -156,7 +156,7 @@ def test_a_surface_tells_what_was_not_measured(reads: int, makes: int, floor: fl
     surface = Surface(form, {point: law(*point) for point in points(form, True, True)})
     for read, made in points(form, True, False) + points(form, False, True):
         assert surface.at(numpy.array([read]), numpy.array([made]))[0] == pytest.approx(law(read, made), rel=1e-6)
-    both = numpy.array(list(itertools.product(range(1, reads + 1, 7), range(1, makes + 1, 7))))
+    both = numpy.array(list(itertools.product(widths(reads), widths(makes))))
     wanted = numpy.array([law(*point) for point in both.tolist()])
     got = surface.at(both[:, 0], both[:, 1])
     assert numpy.median(numpy.abs(got / wanted - 1)) < 0.05

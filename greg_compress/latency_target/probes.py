@@ -6,7 +6,8 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,11 @@ OPSET, IR_VERSION = 18, 10
 """What onnxruntimes of several years read."""
 WARM_RUNS, FEWEST_RUNS, MOST_RUNS = 2, 3, 25
 SECONDS = 0.6
-"""For all probes of one layer together; a pass is never cut short."""
+"""For all probes of one file together; a pass is never cut short."""
+VALUES = 10_007
+"""Different weights; a large layer repeats them, since only drawing that many would take long."""
+MOST_ELEMENTS = 2**26
+"""Of all tensors of one file: a runtime may hold them all at once."""
 NAME = re.compile(r"probe(\d+)(?:_nchwc)?_kernel_time")
 
 
@@ -30,6 +35,24 @@ def time_forms(forms: Sequence[Form], threads: int, batch: int) -> list[float]:
 
     What the runtime does around a layer where nothing else is (bringing channels into blocks and back) is not counted.
     """
+    return [time for part in _parts(forms, batch) for time in _timed(part, threads, batch)]
+
+
+def _parts(forms: Sequence[Form], batch: int) -> Iterator[list[Form]]:
+    """The forms in order, in parts that fit into memory."""
+    part, total = list[Form](), 0
+    for form in forms:
+        weight = form.reads * form.makes // form.groups * prod(form.kernel)
+        size = weight + batch * (form.reads + form.makes) * prod(form.positions)
+        if part and total + size > MOST_ELEMENTS:
+            yield part
+            part, total = [], 0
+        part.append(form)
+        total += size
+    yield part
+
+
+def _timed(forms: Sequence[Form], threads: int, batch: int) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -68,7 +91,7 @@ def _middle(times: Sequence[float]) -> float:
 
 def _model(forms: Sequence[Form], batch: int) -> onnx.ModelProto:
     """A file of single layers, each followed by what makes its output small, as little else as can be."""
-    random = numpy.random.default_rng(0)
+    values = numpy.random.default_rng(0).standard_normal(VALUES, numpy.float32) / 100
     inputs: dict[str, list[int]] = {}
     nodes, weights, outputs = [], [], []
     for number, form in enumerate(forms):
@@ -77,7 +100,7 @@ def _model(forms: Sequence[Form], batch: int) -> onnx.ModelProto:
         inputs[read] = shape
         filters = (form.reads, form.makes) if not form.kernel or form.transposed else (form.makes, form.reads)
         sizes = (filters[0], filters[1] // form.groups, *form.kernel)
-        weight = random.standard_normal(sizes, numpy.float32) / numpy.float32(numpy.sqrt(form.reads))
+        weight = numpy.resize(values, sizes)
         weights.append(numpy_helper.from_array(weight, f"w{number}"))
         weights.append(numpy_helper.from_array(numpy.zeros(form.makes, numpy.float32), f"b{number}"))
         made = f"probe{number}"

@@ -14,12 +14,17 @@ Point = tuple[int, int]
 """Channels that a layer reads, and that it makes."""
 BLOCK = 16
 """No kernel of onnxruntime's asks for more; what numbers have in common with it is measured, not assumed."""
-OF_A_KIND = 12
+OF_A_KIND, OF_ALL = 12, 6
 FLOORS = 60
 
 
-def widths(channels: int) -> list[int]:
-    """Numbers of channels to measure: of every divisor of BLOCK that they may share with it, up to a dozen."""
+def widths(channels: int, blocks: bool = True) -> list[int]:
+    """Numbers of channels to measure: of every divisor of BLOCK that they may share with it, up to a dozen.
+
+    A matrix product knows no `blocks`, and a few will do.
+    """
+    if not blocks:
+        return sorted({max(1, channels * part // OF_ALL) for part in range(1, OF_ALL + 1)})
     found = {channels}
     for shared in (16, 8, 4, 2, 1):
         alike = numpy.arange(shared, channels + 1, shared)
@@ -32,19 +37,21 @@ def widths(channels: int) -> list[int]:
 
 def points(form: Form, reads: bool, makes: bool) -> list[Point]:
     """What to measure of a layer of which one side may shrink, or both."""
+    blocks = bool(form.kernel)
     found = {(form.reads, form.makes)}
     if reads:
-        found |= {(count, form.makes) for count in widths(form.reads)}
+        found |= {(count, form.makes) for count in widths(form.reads, blocks)}
     if makes:
-        found |= {(form.reads, count) for count in widths(form.makes)}
+        found |= {(form.reads, count) for count in widths(form.makes, blocks)}
     if reads and makes:
-        found |= set(product(_few(form.reads), _few(form.makes)))
+        found |= set(product(_few(form.reads, blocks), _few(form.makes, blocks)))
     return sorted(found)
 
 
-def _few(channels: int) -> Iterable[int]:
+def _few(channels: int, blocks: bool) -> Iterable[int]:
     """About a half and a quarter, among what is measured along that side, in whole blocks if there are any."""
-    known = [count for count in widths(channels) if count % BLOCK == 0 or channels < 4 * BLOCK]
+    whole = blocks and channels >= 4 * BLOCK
+    known = [count for count in widths(channels, blocks) if count % BLOCK == 0 or not whole]
     return {min(known, key=lambda count: abs(count - channels / parts)) for parts in (2, 4)}
 
 
@@ -57,8 +64,9 @@ class Surface:
 
     def __init__(self, form: Form, times: Mapping[Point, float]) -> None:
         self._whole = times[form.reads, form.makes]
-        self._reads = _Curve({read: time for (read, made), time in times.items() if made == form.makes})
-        self._makes = _Curve({made: time for (read, made), time in times.items() if read == form.reads})
+        blocks = bool(form.kernel)
+        self._reads = _Curve({read: time for (read, made), time in times.items() if made == form.makes}, blocks)
+        self._makes = _Curve({made: time for (read, made), time in times.items() if read == form.reads}, blocks)
         both = {point: time for point, time in times.items() if point[0] < form.reads and point[1] < form.makes}
         self._floor = self._fitted(both)
 
@@ -83,13 +91,14 @@ class Surface:
 
 
 class _Curve:
-    """Times along one side: linear between those numbers that share as much with BLOCK."""
+    """Times along one side: linear between those numbers that share as much with BLOCK, if there are blocks."""
 
-    def __init__(self, times: Mapping[int, float]) -> None:
+    def __init__(self, times: Mapping[int, float], blocks: bool) -> None:
         known = numpy.array(sorted(times))
         value = numpy.array([times[count] for count in known])
         shared = numpy.gcd(known, BLOCK)
-        self._kinds = {int(kind): (known[shared == kind], value[shared == kind]) for kind in numpy.unique(shared)}
+        kinds: Iterable[int] = numpy.unique(shared).tolist() if blocks else ()
+        self._kinds = {int(kind): (known[shared == kind], value[shared == kind]) for kind in kinds}
         self._all = known, value
 
     def at(self, counts: Integers) -> Floats:

@@ -35,7 +35,7 @@ Where the paper's text and its authors' code (github.com/MingSun-Tse/Regularizat
 - What is penalised. Both: the weights of filters. Here: the same; preset `quick` takes the unit's bias and BatchNorm's
   scale and shift as well (`--penalize unit`).
 
-Preset `quick`, the default, is neither's: learning rate 1e-2, the whole unit, tau = 5 within 3,000 iterations,
+Preset `quick`, the default, is neither's: learning rate 3e-2, the whole unit, tau = 5 within 3,000 iterations,
 growing a tenth of the way to tau' = tau / 100 (the paper's proportions). BatchNorm makes a filter scale-free, so
 that shrinking its weights alone hardly changes its output; with the whole unit penalised the later cut is almost
 without loss, also on short schedules.

@@ -35,7 +35,7 @@ def _paper(batch_size: int, weight_decay: float, update_every: int, stabilize: i
 
 
 PRESETS: dict[Preset, Settings] = {
-    Preset.QUICK: Settings(1e-2, 128, 5e-4, Penalize.UNIT, 5.0, None, 1, None, 0.05, None),
+    Preset.QUICK: Settings(3e-2, 128, 5e-4, Penalize.UNIT, 5.0, None, 1, None, 0.05, None),
     Preset.PAPER_CIFAR: _paper(256, 5e-4, 10, 5_000),
     Preset.PAPER_IMAGENET: _paper(64, 1e-4, 5, 40_000),
     Preset.REPO_CIFAR: Settings(

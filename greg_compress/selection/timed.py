@@ -23,7 +23,7 @@ from greg_compress.selection.plan import Plan, Share
 from greg_compress.wiring.groups import Group, Wiring
 
 MULTIPLES = (1, 4, 8, 16, 32)
-ALIKE = 0.1
+ALIKE = 0.05
 """How far the MACs of a rounded plan may be from those of the plan that was asked for."""
 
 
@@ -84,7 +84,7 @@ def _worth(
 
 
 def _aligned(model: nn.Module, wiring: Wiring, selection: Selection, scores: Scores, ui: Reporter) -> Plan:
-    """The plan whose kept channels are multiples of what is predicted to take the least time for its MACs."""
+    """The plan whose kept channels are multiples of what takes the least time by prediction, at about the same MACs."""
     groups = asked_groups(wiring, selection)
     amount = amount_of(model, wiring, groups, scores, "macs")
     plans = dict[int, Plan]()
@@ -98,9 +98,12 @@ def _aligned(model: nn.Module, wiring: Wiring, selection: Selection, scores: Sco
         return plans[1]
     asked = amount(plans[1])
     alike = {multiple: plan for multiple, plan in plans.items() if abs(amount(plan) / asked - 1) <= ALIKE}
+    if all(plan.counts == plans[1].counts for plan in alike.values()):
+        ui.note("--align auto: there is nothing to round")
+        return plans[1]
     with clock(model, wiring, groups, selection.threads, selection.batch, ui) as timed:
         times = {multiple: float(timed.prediction.at(_kept(plan, groups))) for multiple, plan in alike.items()}
-    best = min(alike, key=lambda multiple: times[multiple] / amount(alike[multiple]))
+    best = min(times, key=lambda multiple: times[multiple])
     ui.note(f"--align auto: multiples of {best}; predicted: {_listed(times)} (dense {timed.dense.p50_ms:.3g} ms)")
     return alike[best]
 
