@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from greg_compress.deploy import latency, onnx_file
+from greg_compress.deploy import latency, metadata, onnx_file
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options.measuring import ExportOptions
 from greg_compress.options.network import ModelOptions, Output
@@ -35,6 +35,7 @@ def run(model: ModelOptions, options: ExportOptions, output: Output, ui: Reporte
         ready, flushed = onnx_file.flushed(opened.model)
         ui.note("exporting")
         onnx_file.write(ready, opened.state.input_shapes, path, options.opset)
+        metadata.stamp(path, _said(opened))
         parity = onnx_file.compare(ready, path, opened.state.input_shapes, options.tolerance)
         report: dict[str, Any] = {
             "onnx": str(output.path),
@@ -78,6 +79,12 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
     if baseline.state.input_shapes != opened.state.input_shapes:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline
+
+
+def _said(opened: Opened) -> dict[str, str]:
+    state = opened.state
+    kept = {name: share["kept"] for name, share in (state.plan or {}).items() if "kept" in share}
+    return metadata.entries(state.history, kept, state.classes, state.input_shapes, state.normalization)
 
 
 def _say(opened: Opened, name: str, ui: Reporter) -> None:

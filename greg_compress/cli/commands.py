@@ -212,7 +212,7 @@ def evaluate(
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """Measure top-1, top-5 and loss on the test images."""
+    """Measure top-1, top-5 and loss on the test images, of a network or an ONNX file (.onnx)."""
     spec = parse_data(data)
     require_device(device)
     with _printed(json, "accuracy") as (print_result, ui):
