@@ -50,6 +50,14 @@ def stamp(path: Path, entries: Mapping[str, str]) -> None:
     onnx.save(model, str(path))
 
 
+def carry(source: Path, target: Path) -> None:
+    """Give one file's metadata to another, whose own go."""
+    model = onnx.load(str(target))
+    said = {held.key: held.value for held in onnx.load(str(source), load_external_data=False).metadata_props}
+    onnx.helper.set_model_props(model, said)
+    onnx.save(model, str(target))
+
+
 def normalizes_itself(entries: Mapping[str, str], path: Path) -> bool:
     """Whether a file takes pixels as they are in the data set.
 
