@@ -73,6 +73,7 @@ def run(
             ui.note("exporting the baseline")
             dense, _ = onnx_file.flushed(baseline.model)
             onnx_file.write(dense, opened.state.input_shapes, paths[1], options.opset)
+            metadata.stamp(paths[1], _said(baseline))
         if lighter is not None:
             ui.note(f"converting to {lighter.precision}")
         made = _lightened(lighter, paths, Path(folder), (opened, baseline), data, ready, report)

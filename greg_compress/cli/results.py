@@ -168,6 +168,9 @@ def _variants(out: Console, result: Result) -> None:
         for row in result["variants"]
     ]
     out.print(make_table(("file", "size", "p50 (ms)", "p95 (ms)", "top-1"), rows))
+    p50 = {row["precision"]: row["p50_ms"] for row in result["variants"] if row["network"] == "exported"}
+    if p50[result["precision"]] > p50["fp32"]:
+        out.print(f"in {result['precision']} this network is no faster here: its file is smaller, and that is all")
     if (half := result["light_parity"]) is not None:
         out.print(f"fp16 errs by {half['max_rel_error']:.1e} of the largest output")
     if (how := result["calibration"]) is not None:
