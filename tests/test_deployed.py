@@ -28,6 +28,7 @@ from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
 from tests.conftest import DIGITS, Ran
+from tests.test_tensor_files import measurable, peak, reset_peak
 
 Greg = Callable[..., Ran]
 RANDOM = numpy.random.default_rng(0)
@@ -231,6 +232,22 @@ def test_a_file_that_asks_for_any_amount_of_memory_is_refused(greg: Greg, tmp_pa
     ran = greg("evaluate", "m.onnx", "--data", "digits")
     assert ran.code == 4
     assert "is damaged" in ran.error() if name == "a claim" else "more memory than" in ran.error()
+
+
+@measurable
+def test_a_million_empty_nodes_are_refused_within_the_declared_memory(tmp_path: Path) -> None:
+    """Each takes two bytes in the file, and hundreds in memory."""
+    path = saved(tmp_path / "m.onnx")
+    nodes = b"\x0a\x00" * 2_000_000
+    length = bytes(
+        [len(nodes) & 127 | 128, len(nodes) >> 7 & 127 | 128, len(nodes) >> 14 & 127 | 128, len(nodes) >> 21]
+    )
+    path.write_bytes(path.read_bytes() + b"\x3a" + length + nodes)  # more of the graph
+    reset_peak()
+    before = peak()
+    with pytest.raises(InputError, match="more memory than"):
+        opening.open_network(path, threads=1)
+    assert peak() - before < 2 * path.stat().st_size + 2**30
 
 
 def test_the_limit_of_memory_limits() -> None:

@@ -26,8 +26,9 @@ from greg_compress.errors import InputError, RequestError, is_out_of_memory
 SUFFIX = ".onnx"
 MOST_FILE = 2**31 - 1
 """Bytes of one protobuf message; larger networks keep their weights in files beside it."""
-MOST_OPENING, MOST_RUNNING = 2**30, 2 * 2**30
-"""Bytes that a network may take beside twice its files: opened, and while its first images run."""
+MOST_OPENING, MOST_RUNNING = 2**30 - 2**26, 2 * 2**30
+"""Bytes that a network may take beside twice its files: opened (1 GiB with the pages of libraries), and while
+its first images run."""
 TYPES = {"tensor(float)": numpy.float32, "tensor(float16)": numpy.float16, "tensor(uint8)": numpy.uint8}
 QUIET = 4
 """onnxruntime's severity of a fatal error: the others it raises as well, and we say them."""
