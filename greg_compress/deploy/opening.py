@@ -200,14 +200,20 @@ def _runtime_fault(what: str) -> Iterator[None]:
         said = str(error)
         if is_out_of_memory(error) or "bad_alloc" in said or "Failed to allocate memory" in said:
             raise MemoryError from error
-        if lacking := re.search(r"(?:No Op registered for|find an implementation for) (\w+)", said):
+        if (operator := lacking(said)) is not None:
             raise InputError(
-                f"{what}: it lacks the operator {lacking[1]}; export with an older --opset or install a newer one"
+                f"{what}: it lacks the operator {operator}; export with an older --opset or install a newer one"
             ) from error
-        raise InputError(f"{what} ({_short(said)})") from error
+        raise InputError(f"{what} ({short(said)})") from error
 
 
-def _short(said: str) -> str:
+def lacking(said: str) -> str | None:
+    """The operator that onnxruntime does not know, if that is what it says."""
+    found = re.search(r"(?:No Op registered for|find an implementation for) (\w+)", said)
+    return found and found[1]
+
+
+def short(said: str) -> str:
     """What onnxruntime says, without its codes and the places in its source."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/.*\) ", "", " ".join(said.split()))
     return text[:300]

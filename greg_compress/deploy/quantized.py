@@ -43,7 +43,7 @@ class _Images(CalibrationDataReader):  # type: ignore[misc]
         batch = next(self.batches, None)
         if batch is None:
             return None
-        images = batch[0].float() if self.normalization is None else self.normalization(batch[0])
+        images = batch[0] if self.normalization is None else self.normalization(batch[0])
         return {self.name: images.numpy()}
 
 
