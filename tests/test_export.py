@@ -170,6 +170,25 @@ def test_a_noisy_measurement_is_made_again_and_the_calmest_counts(monkeypatch: p
     assert never.latencies[1].noisy is False
 
 
+def test_what_stays_noisy_spans_all_that_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two measurements can differ by more than either shows; a quiet one stands for itself."""
+    load = [[spread(p50, 0.1), spread(2, 0.001)] for p50 in (1.0, 3.0, 2.0)]
+    monkeypatch.setattr(latency, "_Bench", Scripted(*load))
+    found = latency.calmest([], (), 1, 200)
+    each = [intervals.intervals(numpy.asarray(times)) for times in load]
+    (lows, highs), (least, most) = (
+        zip(*(ends for one in each if (ends := one[part][part])), strict=True) for part in (0, 1)
+    )
+    assert found.latencies[0].p50_interval_ms == (min(lows), max(highs))
+    assert found.ratios[1] == (min(least), max(most))
+    assert max(highs) > 2.5 * min(lows)
+    quiet = [spread(3.0, 0.01), spread(2, 0.001)]
+    monkeypatch.setattr(latency, "_Bench", Scripted(load[0], quiet))
+    assert (
+        latency.calmest([], (), 1, 200).latencies[0].p50_interval_ms == intervals.intervals(numpy.asarray(quiet))[0][0]
+    )
+
+
 def test_figures_are_what_numpy_says(monkeypatch: pytest.MonkeyPatch) -> None:
     times = noise(3, files=1)
     monkeypatch.setattr(latency, "_Bench", Scripted(times))
@@ -288,11 +307,9 @@ def test_all_gates_are_decided_and_all_failures_named(greg: Greg, states: Path) 
     assert [(gate["gate"], gate["passed"]) for gate in ran.json["gates"]] == [(gate, False) for gate in GATES]
     assert ran.json["reason"] in line
     assert empty(states)
-    ran = greg(
-        *words, "--max-latency", "9s", "--min-speedup", "0.01", "--max-size", "1kB", "--min-top1", "1"
-    )  # one fails
+    ran = greg("export", "p.pt", "-o", "out/o.onnx", "--max-latency", "9s", "--max-size", "1kB", "--json")
     assert ran.code == 3
-    assert [gate["passed"] for gate in ran.json["gates"]] == [True, True, False, True]
+    assert [gate["passed"] for gate in ran.json["gates"]] == [True, False]
     assert not any(gate in ran.error() for gate in GATES if gate != "--max-size")
     assert empty(states)
 
@@ -336,8 +353,8 @@ def test_a_noisy_machine_is_said_and_decided_on_what_is_sure(
     ran = greg(*words, "--max-latency", "2ms")
     assert ran.code == 3
     assert "warning: the timing is noisy" in ran.err
-    assert "in the calmest of 3 measurements; of the p50 only 1.000 to 3.000 ms is sure" in ran.err
-    assert "p50 is 1 ms, but the timing is noisy: only 3 ms is sure, above --max-latency 2 ms" in ran.error()
+    assert "in the calmest of 3 measurements; the p50 lies between 1.000 and 3.000 ms" in ran.err
+    assert "p50 is 1 ms, but the timing is noisy and it may be 3 ms, above --max-latency 2 ms" in ran.error()
     assert greg(*words, "--max-latency", "4ms").code == 0
     monkeypatch.setattr(latency, "_Bench", Scripted([spread(1.0, 0.001)]))
     quiet = greg(*words, "--force", "--max-latency", "1.01ms")

@@ -60,7 +60,7 @@ def _verdict(gate: str, limit: float, measured: float, decided_on: float, said: 
         return value <= limit if largest else value >= limit
 
     passed = within(decided_on)
-    doubt = f", but the timing is noisy: only {unit.format(decided_on)} is sure" if within(measured) > passed else ""
+    doubt = f", but the timing is noisy and it may be {unit.format(decided_on)}" if within(measured) > passed else ""
     side = "within" if passed else "above" if largest else "below"
     text = f"{said} {unit.format(measured)}{doubt}, {side} {gate} {unit.format(limit)}"
     return Verdict(gate, limit, measured, decided_on, passed, text)
