@@ -433,7 +433,7 @@ def test_a_precision_that_costs_too_much_is_said(greg: Greg, tmp_path: Path, mon
     [
         (("--int8",), 2, "name them with --data"),
         (("--int8", "--fp16", "--data", "digits"), 2, "contradict each other"),
-        (("--data", "digits"), 2, "--data would have no effect without --int8 or --fp16"),
+        (("--data", "digits"), 2, "--data would have no effect without --min-top1, --int8 or --fp16"),
         (("--fp16", "--workers", 2), 2, "--workers would have no effect without --data"),
         (("--int8", "--data", "shapes.py:make"), 2, "has images of 3x8x8, but the network takes 1x8x8"),
         (("--int8", "--data", "shapes.py:few"), 2, "has 3 classes, but the network has 10 outputs"),
