@@ -74,9 +74,7 @@ def run(
             dense, _ = onnx_file.flushed(baseline.model)
             onnx_file.write(dense, opened.state.input_shapes, paths[1], options.opset)
             metadata.stamp(paths[1], _said(baseline))
-        if lighter is not None:
-            ui.note(f"converting to {lighter.precision}")
-        made = _lightened(lighter, paths, Path(folder), (opened, baseline), data, ready, report)
+        made = _lightened(lighter, paths, Path(folder), (opened, baseline), data, ready, report, ui)
         paths += [file.path for file in made.files if file.path not in paths]
         ui.note("timing")
         timed = latency.measure(paths, opened.state.input_shapes, options.threads, options.runs)
@@ -118,6 +116,7 @@ def _lightened(
     data: Dataset | None,
     ready: nn.Module,
     report: dict[str, Any],
+    ui: Reporter,
 ) -> Lighter:
     """Put the exported file into the precision that was asked for; nothing without one.
 
@@ -128,6 +127,7 @@ def _lightened(
     """
     if lighter is None:
         return Lighter([], None)
+    ui.note(f"converting to {lighter.precision}")
     known = [None if data is None or each is None else normalization_of(each.state) for each in networks]
     files = [Exported(*each) for each in zip(("exported", "baseline"), (FP32, FP32), paths, known, strict=False)]
     made = lighten(lighter.precision, files, data, folder)
