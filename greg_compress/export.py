@@ -70,9 +70,7 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
             known = baseline.state.normalization is not None
             own = own_normalization(baseline, str(options.baseline)) if pixels and known else pixels
             _put(baseline, own, paths[1], options)
-        if options.precision != FP32:
-            ui.note(f"converting to {options.precision}")
-        made = _lightened(options, paths, Path(folder), (opened, baseline), data, ready, report)
+        made = _lightened(options, paths, Path(folder), (opened, baseline), data, ready, report, ui)
         paths += [file.path for file in made.files if file.path not in paths]
         ui.note("timing")
         timing = latency.calmest(paths, shapes, options.threads, options.runs, options.batch)
@@ -190,6 +188,7 @@ def _lightened(
     data: Dataset | None,
     ready: nn.Module,
     report: Report,
+    ui: Reporter,
 ) -> Lighter:
     """Put the exported file into the precision that was asked for; nothing for fp32.
 
@@ -200,6 +199,7 @@ def _lightened(
     """
     if options.precision == FP32:
         return Lighter([], None)
+    ui.note(f"converting to {options.precision}")
     bare = data is None or options.preprocessing
     known = [None if bare or each is None else normalization_of(each.state) for each in networks]
     files = [Exported(*each) for each in zip(("exported", "baseline"), (FP32, FP32), paths, known, strict=False)]

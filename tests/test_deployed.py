@@ -238,13 +238,13 @@ def test_a_file_that_asks_for_any_amount_of_memory_is_refused(greg: Greg, tmp_pa
 def test_a_million_empty_nodes_are_refused_within_the_declared_memory(tmp_path: Path) -> None:
     """Each takes two bytes in the file, and hundreds in memory."""
     path = saved(tmp_path / "m.onnx")
-    nodes = b"\x0a\x00" * 2_000_000
+    nodes = b"\x0a\x00" * 3_000_000
     length = bytes(
         [len(nodes) & 127 | 128, len(nodes) >> 7 & 127 | 128, len(nodes) >> 14 & 127 | 128, len(nodes) >> 21]
     )
     path.write_bytes(path.read_bytes() + b"\x3a" + length + nodes)  # more of the graph
     reset_peak()
-    before = peak()
+    before = max(peak(), *(opening.taken() or ()))  # memory of tests before this one may be held, but not resident
     with pytest.raises(InputError, match="more memory than"):
         opening.open_network(path, threads=1)
     assert peak() - before < 2 * path.stat().st_size + 2**30
@@ -253,7 +253,7 @@ def test_a_million_empty_nodes_are_refused_within_the_declared_memory(tmp_path: 
 def test_the_limit_of_memory_limits() -> None:
     with pytest.raises(InputError, match="more memory"), opening.bounded(2**26, Path("m.onnx")):
         bytearray(2**28)
-    with opening.bounded(2**29, Path("m.onnx")):
+    with opening.bounded(2**30, Path("m.onnx")):
         bytearray(2**28)
     bytearray(2**28)  # and it ends with its block
 

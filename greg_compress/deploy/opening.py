@@ -227,10 +227,12 @@ def bounded(more: int, path: Path) -> Iterator[None]:
         InputError: it would have taken more.
     """
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    taken = _taken()
-    if taken is not None:
-        most = taken + more
-        limits = [most, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
+    held = taken()
+    if held is not None:
+        claimed, resident = held
+        # What is claimed and was never touched could be touched in here; with CUDA that may be more than all of it.
+        allowed = max(more - (claimed - resident), more // 2)
+        limits = [claimed + allowed, *(limit for limit in before if limit != resource.RLIM_INFINITY)]
         resource.setrlimit(resource.RLIMIT_DATA, (min(limits), before[1]))
     try:
         yield
@@ -240,10 +242,12 @@ def bounded(more: int, path: Path) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def _taken() -> int | None:
-    """Bytes of memory that count towards the limit."""
+def taken() -> tuple[int, int] | None:
+    """Bytes of memory that count towards the limit, and those that are really there."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
     except OSError:
         return None
-    return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmData:")), None)
+    found = {name: 1024 * int(value.split()[0]) for name, _, value in (line.partition(":") for line in lines)
+             if name in ("VmData", "RssAnon")}  # fmt: skip
+    return (found["VmData"], found["RssAnon"]) if len(found) == 2 else None
