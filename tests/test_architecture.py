@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "sources": {"errors", "tensor_files"},
     "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.normalization", "sources.samples"},
-    "deploy": {"errors", "wiring.skeleton"},
+    "deploy": {"errors", "wiring.skeleton", "training.evaluation"}
+    | {"sources.dataset", "sources.normalization", "sources.samples"},
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},
     "figures": set(),

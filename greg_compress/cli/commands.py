@@ -18,7 +18,7 @@ from greg_compress.cli.seat import Rehearsed, current
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1
 from greg_compress.options.limits import require_device
-from greg_compress.options.measuring import ExportOptions, ImageOptions, SensitivityOptions
+from greg_compress.options.measuring import ExportOptions, ImageOptions, LighterOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.options.plotting import PlotOptions
@@ -36,7 +36,6 @@ app = Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Model = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": False})]
 ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
 WITHOUT_PRESET = {"preset": Preset.QUICK}
 OptionalSelection = Annotated[Selection | None, Use(selecting.selection)]
@@ -217,7 +216,7 @@ def evaluate(
     workers: Workers = None,
     json: Json = False,
 ) -> None:
-    """Measure top-1, top-5 and loss on the test images."""
+    """Measure top-1, top-5 and loss on the test images, of a network or an ONNX file (.onnx)."""
     spec = parse_data(data)
     require_device(device)
     with _printed(json, "accuracy") as (print_result, ui):
@@ -229,8 +228,9 @@ def evaluate(
 @app.command()
 @grouped
 def export(
-    model: Model,
+    model: Annotated[ModelOptions, Use(measuring.analyzed_options)],
     options: Annotated[ExportOptions, Use(arguments.export_options)],
+    lighter: Annotated[LighterOptions | None, Use(measuring.lighter)],
     output: Annotated[Output, Use(arguments.output)],
     json: Json = False,
 ) -> None:
@@ -238,7 +238,7 @@ def export(
     with claimed(output), _printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
-        print_result(stage.run(model, options, output, ui))
+        print_result(stage.run(model, options, lighter, output, ui))
 
 
 @app.command()

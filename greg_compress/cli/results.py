@@ -131,14 +131,18 @@ def pruning(out: Console, result: Result) -> None:
 
 
 def exported(out: Console, result: Result) -> None:
-    rows = [("this network", *_times(result["latency"]))]
-    if result["baseline"] is not None:
-        rows.append(("baseline", *_times(result["baseline"])))
-    out.print(make_table(("latency (ms)", "p50", "p95", "mean", "variation"), rows))
+    if result["variants"] is not None:
+        _variants(out, result)
+    else:
+        rows = [("this network", *_times(result["latency"]))]
+        if result["baseline"] is not None:
+            rows.append(("baseline", *_times(result["baseline"])))
+        out.print(make_table(("latency (ms)", "p50", "p95", "mean", "variation"), rows))
     parity = result["parity"]
     out.print(
-        f"{result['onnx']}: {size(result['size'])}, opset {result['opset']}; parity passed: largest error"
-        f" {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on {parity['top1_agreement']:.0%}",
+        f"{result['onnx']}: {result['precision']}, {size(result['size'])}, opset {result['opset']}; parity passed:"
+        f" largest error {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on"
+        f" {parity['top1_agreement']:.0%}",
         markup=False,
     )
     if result["zeros"]:
@@ -149,6 +153,25 @@ def exported(out: Console, result: Result) -> None:
         out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):
         out.print("the timing is noisy (variation above 2.5%): repeat it on a quiet machine")
+
+
+def _variants(out: Console, result: Result) -> None:
+    names = {"exported": "this network", "baseline": "baseline"}
+    rows = [
+        (
+            f"{names[row['network']]}, {row['precision']}",
+            size(row["size"]),
+            f"{row['p50_ms']:.3f}",
+            f"{row['p95_ms']:.3f}",
+            "-" if row["top1"] is None else percent(row["top1"]),
+        )
+        for row in result["variants"]
+    ]
+    out.print(make_table(("file", "size", "p50 (ms)", "p95 (ms)", "top-1"), rows))
+    if (half := result["light_parity"]) is not None:
+        out.print(f"fp16 errs by {half['max_rel_error']:.1e} of the largest output")
+    if (how := result["calibration"]) is not None:
+        out.print(f"int8: {how['method']} of {how['images']} training images, {how['weight_bits']} bits per weight")
 
 
 def drawn(out: Console, result: Result) -> None:

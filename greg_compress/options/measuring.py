@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from greg_compress.errors import RequestError
 from greg_compress.options.limits import MANY, require_between, require_device
@@ -30,6 +31,17 @@ class ExportOptions:
         require_between("tolerance", self.tolerance, 0, 1)
         if self.opset is not None and not OLDEST_OPSET <= self.opset < 100:
             raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
+
+
+@dataclass(frozen=True)
+class LighterOptions:
+    """In which precision a network is exported instead of float32."""
+
+    precision: Literal["int8", "fp16"]
+    data: DataSpec | None
+    """Its training images calibrate int8, its test images say what either costs."""
+    download: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from greg_compress.errors import GregError, RequestError, input_fault
 from greg_compress.sources.normalization import Normalization
-from greg_compress.sources.samples import Batch, Samples
+from greg_compress.sources.samples import Samples
 from greg_compress.training.world import ALONE, World
 
 
@@ -70,20 +70,29 @@ def evaluate(
     for _ in range(-(-len(samples) // (world.size * samples.at_once))):
         check()
         if (batch := next(batches, None)) is not None and len(batch[1]):
-            sums += _counted(model, normalization, batch, device)
+            images, labels = batch
+            sums += counted(model, normalization(images.to(device)), labels)
     model.train(was_training)
-    top1, top5, loss, count = world.sum(sums).tolist()
+    return accuracy_of(world.sum(sums))
+
+
+def accuracy_of(sums: Tensor) -> Accuracy:
+    """What :func:`counted` of all batches comes to.
+
+    Raises:
+        GregError: the outputs are not finite.
+    """
+    top1, top5, loss, count = sums.tolist()
     if not loss < float("inf"):
         raise GregError("the network's outputs are not finite (NaN or infinity)")
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
-def _counted(model: nn.Module, normalization: Normalization, batch: Batch, device: torch.device) -> Tensor:
-    """Sums over one batch: hits at 1, hits at 5, loss, images."""
-    images, labels = batch
-    output = logits(model, normalization(images.to(device)))
+def counted(model: Callable[[Tensor], Any], images: Tensor, labels: Tensor) -> Tensor:
+    """Sums over one batch, as the network reads it: hits at 1, hits at 5, loss, images."""
+    output = logits(model, images)
     require_label(int(labels.max()), output)
-    labels = labels.to(device)
+    labels = labels.to(output.device)
     hits = output.topk(min(5, output.shape[1]), dim=1).indices == labels[:, None]
     loss = nn.functional.cross_entropy(output, labels, reduction="sum")
     return torch.tensor([int(hits[:, 0].sum()), int(hits.sum()), float(loss), len(labels)], dtype=torch.float64)
