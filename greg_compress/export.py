@@ -34,10 +34,10 @@ def run(
 
     Returns:
         `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
-        `denormals_flushed`, `parity`, `latency`, `baseline`, `speedup` (measured time) and `macs_speedup`; the last
-        three are None without a baseline. `precision`: of the file, and with another one than fp32 `variants` (see
-        :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `parity` is always that of the
-        file in float32.
+        `denormals_flushed`, `parity`, `latency`, `baseline`, `baseline_size`, `speedup` (measured time) and
+        `macs_speedup`; the last four are None without a baseline. `precision`: of the file, and with another one than
+        fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `parity`
+        is always that of the file in float32.
 
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
@@ -58,7 +58,7 @@ def run(
             "precision": FP32,
             "denormals_flushed": flushed,
             "parity": parity.to_json(),
-            **dict.fromkeys(("latency", "baseline", "speedup", "macs_speedup")),
+            **dict.fromkeys(("latency", "baseline", "baseline_size", "speedup", "macs_speedup")),
             **dict.fromkeys(("variants", "calibration", "light_parity")),
         }
         if not parity.passed:
@@ -85,6 +85,7 @@ def run(
         report["latency"] = timed[0].to_json()
         if baseline is not None:
             report["baseline"] = timed[1].to_json()
+            report["baseline_size"] = paths[1].stat().st_size
             report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
             report["macs_speedup"] = _macs_speedup(baseline, opened)
     return report
@@ -146,7 +147,7 @@ def _lightened(
 def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Opened | None:
     if options.baseline is None:
         return None
-    baseline = open_beside(options.baseline, model)
+    baseline = open_beside(options.baseline, model, opened.state)
     if baseline.state.input_shapes != opened.state.input_shapes:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline

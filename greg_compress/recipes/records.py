@@ -96,7 +96,7 @@ def require_same(grid: Grid) -> None:
 def _difference(record: Record, task: Task) -> str:
     now = [task.step.command, *task.texts]
     if record.argv == now:
-        return "that it read another " + (" or ".join(task.reads) or "recipe")
+        return "that it read another " + (" or ".join([*task.reads, *task.outside]) or "recipe")
     was = [
         f"{before} {word}" if before.startswith("--") else word
         for before, word in pairwise(["", *record.argv])
