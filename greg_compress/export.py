@@ -34,10 +34,10 @@ def run(
 
     Returns:
         `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
-        `denormals_flushed`, `parity`, `latency`, `baseline`, `baseline_size`, `speedup` (measured time) and
-        `macs_speedup`; the last four are None without a baseline. `precision`: of the file, and with another one than
-        fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `parity`
-        is always that of the file in float32.
+        `denormals_flushed`, `parity`, `latency`, `baseline`, `baseline_size`, `speedup` and `macs_speedup`; the
+        last four are None without a baseline. `precision`: of the file, and with another one than fp32 `variants` (see
+        :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `parity` is always that of the
+        file in float32.
 
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
@@ -73,6 +73,7 @@ def run(
             ui.note("exporting the baseline")
             dense, _ = onnx_file.flushed(baseline.model)
             onnx_file.write(dense, opened.state.input_shapes, paths[1], options.opset)
+            metadata.stamp(paths[1], _said(baseline))
         if lighter is not None:
             ui.note(f"converting to {lighter.precision}")
         made = _lightened(lighter, paths, Path(folder), (opened, baseline), data, ready, report)
@@ -84,8 +85,7 @@ def run(
             _say_drop(report, ui)
         report["latency"] = timed[0].to_json()
         if baseline is not None:
-            report["baseline"] = timed[1].to_json()
-            report["baseline_size"] = paths[1].stat().st_size
+            report |= {"baseline": timed[1].to_json(), "baseline_size": paths[1].stat().st_size}
             report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
             report["macs_speedup"] = _macs_speedup(baseline, opened)
     return report

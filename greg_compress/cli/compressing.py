@@ -22,7 +22,7 @@ from greg_compress.options.penalty import Method, Preset
 from greg_compress.options.selecting import WAYS
 from greg_compress.recipes import records, runner
 from greg_compress.recipes.expand import Grid
-from greg_compress.recipes.writing import require_plain, written
+from greg_compress.recipes.writing import is_untouched, require_plain, written
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import LIBRARIES, Architecture, is_architecture
 from greg_compress.whole_files import written_whole
@@ -166,17 +166,17 @@ def run(app: typer.Typer, grid: Grid, text: str, most: float | None, output: Out
 
 
 def _write(grid: Grid, text: str, force: bool) -> None:
-    """Write the recipe, unless another one is there that somebody may have edited."""
+    """Write the recipe, in the place of an older one that nobody has edited."""
     path = grid.recipe.path
     runner.prepare(grid, force)
     try:
-        there = path.read_text() if path.exists() else text
+        edited = path.exists() and not is_untouched(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read; remove it, or name another -o") from error
-    if there != text and not force:
+    if edited and not force:
         raise RequestError(
-            f"{path} says something else than these options; run it as it is (greg run {path} -o {grid.folder}), add"
-            " --force to replace it, or name another -o"
+            f"{path} was edited; run it as it is (greg run {path} -o {grid.folder}), add --force to replace it, or name"
+            " another -o"
         )
     with written_whole(path, replace=True) as temporary:
         temporary.write_text(text)

@@ -74,17 +74,10 @@ def as_said(builder: Callable[..., Any], *without: str) -> Callable[..., Said]:
 
     def said(**given: Any) -> Said:
         typed = {name: value for name, value in given.items() if value and value != offered[name].default}
-        return {_word(offered[name]): _as_typed(value) for name, value in typed.items()}
+        return {name.replace("_", "-"): _as_typed(value) for name, value in typed.items()}
 
     said.__signature__ = inspect.Signature(list(offered.values()))  # type: ignore[attr-defined]
     return said
-
-
-def _word(parameter: inspect.Parameter) -> str:
-    """`--target-macs` without its dashes; an argument's own name."""
-    declared = (getattr(entry, "param_decls", None) for entry in get_args(parameter.annotation))
-    words = next((words for words in declared if words), (parameter.name,))
-    return max(words, key=len).removeprefix("--")
 
 
 def _as_typed(value: Any) -> Any:

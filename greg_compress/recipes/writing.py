@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 
 from greg_compress.errors import RequestError
 from greg_compress.recipes.recipe import PLACE, Option
+
+HEAD = "# sha256 of what follows, as it was written: "
 
 
 def written(
@@ -18,18 +21,28 @@ def written(
     """Return the TOML of a recipe.
 
     Args:
-        comment: stands at the top, a line each.
+        comment: a line at the top.
         values: what steps put in by its name in braces.
         steps: `command` and options of each.
         results: name -> figure.
     """
     tables = [("[values]", values), *((f"[steps.{name}]", step) for name, step in steps.items())]
     tables += [("[[results]]", {"name": name, "figure": figure}) for name, figure in results.items()]
-    blocks = ["".join(f"# {line}\n" for line in comment.splitlines())]
-    blocks += [
+    blocks = [
         f"{head}\n" + "".join(f"{key} = {_toml(value)}\n" for key, value in body.items()) for head, body in tables
     ]
-    return "\n".join(blocks)
+    body = "\n".join(blocks)
+    return f"# {comment}\n{HEAD}{_digest(body)}\n\n{body}"
+
+
+def is_untouched(text: str) -> bool:
+    """Whether a recipe still says what :func:`written` made it say."""
+    head, _, body = text.partition("\n\n")
+    return head.endswith(f"\n{HEAD}{_digest(body)}")
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def require_plain(text: str) -> None:
