@@ -1,4 +1,4 @@
-"""Stage `export`: an ONNX file that is right, and how fast it and its baseline really are."""
+"""Stage `export`: an ONNX file that is right, how fast it and its baseline really are, and whether that will do."""
 
 from __future__ import annotations
 
@@ -9,15 +9,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from greg_compress.deploy import half, latency, metadata, onnx_file
+from greg_compress.deploy import half, identity, latency, metadata, onnx_file
+from greg_compress.deploy.accuracy import evaluate_file
+from greg_compress.deploy.alignment import alignment
+from greg_compress.deploy.gates import verdicts
 from greg_compress.deploy.lighter import FP32, Exported, Lighter, lighten
+from greg_compress.deploy.preprocessing import Preprocessed
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.fit import fitting, normalization_of
-from greg_compress.options.measuring import ExportOptions, LighterOptions
+from greg_compress.fit import fitting, normalization_of, own_normalization
+from greg_compress.options.gates import Gates
+from greg_compress.options.measuring import ExportOptions, ImageOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.dataset import Dataset
+from greg_compress.sources.normalization import Normalization
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.whole_files import written_whole
@@ -25,73 +31,140 @@ from greg_compress.wiring.groups import find_groups
 
 MOST_DROP = 0.5
 """Points of top-1 that a lower precision may lose without a word."""
+LATER = (
+    "latency", "baseline", "baseline_size", "speedup", "speedup_interval", "macs_speedup", "identity", "protocol",
+    "variants", "calibration", "light_parity", "top1", "gates",
+)  # fmt: skip
+"""Keys of what is measured only where the parity holds."""
+Report = dict[str, Any]
 
 
-def run(
-    model: ModelOptions, options: ExportOptions, lighter: LighterOptions | None, output: Output, ui: Reporter
-) -> dict[str, Any]:
+def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Output, ui: Reporter) -> Report:
     """Export, check and time a network, and its baseline beside it.
 
     Returns:
         `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
-        `denormals_flushed`, `parity`, `latency`, `baseline`, `baseline_size`, `speedup` and `macs_speedup`; the
-        last four are None without a baseline. `precision`: of the file, and with another one than fp32 `variants` (see
-        :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `parity` is always that of the
-        file in float32.
+        `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always that of the file in float32), `latency`,
+        `baseline`, `baseline_size`, `speedup` (measured time), `speedup_interval` and `macs_speedup`; the last five are
+        None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and with another one
+        than fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16).
+        `top1` of the file, None where nothing asks for it; `gates`: a verdict on each that was set.
 
     Raises:
-        CheckFailed: onnxruntime and PyTorch differ by more than the tolerance; no file is left.
+        CheckFailed: onnxruntime and PyTorch differ by more than the tolerance, or a gate is not met; no file is left.
     """
     opened = open_model(model, ui)
     baseline = _baseline(model, options, opened)
     _say(opened, model.model, ui)
-    data = _images(lighter, [each for each in (opened, baseline) if each is not None])
+    data = _images(options.images, [each for each in (opened, baseline) if each is not None])
+    pixels = own_normalization(opened, model.model) if options.preprocessing else None
+    shapes = opened.state.input_shapes
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
-        ready, flushed = onnx_file.flushed(opened.model)
         ui.note("exporting")
-        onnx_file.write(ready, opened.state.input_shapes, path, options.opset)
-        metadata.stamp(path, _said(opened))
-        parity = onnx_file.compare(ready, path, opened.state.input_shapes, options.tolerance)
-        report: dict[str, Any] = {
-            "onnx": str(output.path),
-            **_facts(path),
-            "precision": FP32,
-            "denormals_flushed": flushed,
-            "parity": parity.to_json(),
-            **dict.fromkeys(("latency", "baseline", "baseline_size", "speedup", "macs_speedup")),
-            **dict.fromkeys(("variants", "calibration", "light_parity")),
-        }
-        if not parity.passed:
-            raise CheckFailed(
-                f"onnxruntime and PyTorch differ by {parity.max_rel_error:.1e} of the largest output, more than"
-                f" --tolerance {options.tolerance:g}; no file was left",
-                {**report, "onnx": None, "passed": False},
-            )
+        ready, report = _written(opened, pixels, path, options)
+        report["onnx"] = str(output.path)
         paths = [path]
         if baseline is not None:
-            paths.append(Path(folder, "baseline.onnx"))
             ui.note("exporting the baseline")
-            dense, _ = onnx_file.flushed(baseline.model)
-            onnx_file.write(dense, opened.state.input_shapes, paths[1], options.opset)
-            metadata.stamp(paths[1], _said(baseline))
-        if lighter is not None:
-            ui.note(f"converting to {lighter.precision}")
-        made = _lightened(lighter, paths, Path(folder), (opened, baseline), data, ready, report)
+            paths.append(Path(folder, "baseline.onnx"))
+            known = baseline.state.normalization is not None
+            own = own_normalization(baseline, str(options.baseline)) if pixels and known else pixels
+            _put(baseline, own, paths[1], options)
+        if options.precision != FP32:
+            ui.note(f"converting to {options.precision}")
+        made = _lightened(options, paths, Path(folder), (opened, baseline), data, ready, report)
         paths += [file.path for file in made.files if file.path not in paths]
         ui.note("timing")
-        timed = latency.measure(paths, opened.state.input_shapes, options.threads, options.runs)
-        if lighter is not None:
-            report["variants"] = made.table(dict(zip(paths, timed, strict=True)), data, torch.get_num_threads())
+        timing = latency.calmest(paths, shapes, options.threads, options.runs, options.batch)
+        report |= _timed(timing, paths, options, opened, baseline)
+        if made.files:
+            report["variants"] = made.table(
+                dict(zip(paths, timing.latencies, strict=True)), data, torch.get_num_threads()
+            )
             _say_drop(report, ui)
-        report["latency"] = timed[0].to_json()
-        if baseline is not None:
-            report |= {"baseline": timed[1].to_json(), "baseline_size": paths[1].stat().st_size}
-            report["speedup"] = timed[1].p50_ms / timed[0].p50_ms
-            report["macs_speedup"] = _macs_speedup(baseline, opened)
+        if gates.min_top1 is not None and data is not None:
+            report["top1"] = _top1(report, path, data, None if pixels else normalization_of(opened.state))
+        found = verdicts(gates, timing, report["size"], report["top1"])
+        report["gates"] = [verdict.to_json() for verdict in found]
+        _say_noise(timing, bool(baseline), ui)
+        if failed := [verdict.text for verdict in found if not verdict.passed]:
+            raise _failed(report, "; ".join(failed))
     return report
 
 
-def _facts(path: Path) -> dict[str, Any]:
+def _written(
+    opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions
+) -> tuple[nn.Module, Report]:
+    """Write the network, compare the file with PyTorch, and return what was compared and the report's beginning."""
+    ready, flushed = _put(opened, pixels, path, options)
+    parity = onnx_file.compare(ready, path, opened.state.input_shapes, options.tolerance)
+    report = {
+        "onnx": None,
+        **_facts(path),
+        "precision": FP32,
+        "preprocessing": _prepares(pixels),
+        "denormals_flushed": flushed,
+        "alignment": alignment(path, _kept(opened) if opened.state.shapes else {}),
+        "parity": parity.to_json(),
+        **dict.fromkeys(LATER),
+    }
+    if not parity.passed:
+        raise _failed(
+            report,
+            f"onnxruntime and PyTorch differ by {parity.max_rel_error:.1e} of the largest output, more than"
+            f" --tolerance {options.tolerance:g}",
+        )
+    return ready, report
+
+
+def _failed(report: Report, why: str) -> CheckFailed:
+    """A check that leaves no file, with all that is known."""
+    return CheckFailed(f"{why}; no file was left", {**report, "onnx": None, "passed": False})
+
+
+def _put(opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions) -> tuple[nn.Module, int]:
+    """Write a file with all that it says of itself; what it was made of, and the denormal weights that are 0 now."""
+    plain, count = onnx_file.flushed(opened.model)
+    ready = plain if pixels is None else Preprocessed(plain, pixels)
+    onnx_file.write(ready, opened.state.input_shapes, path, options.opset)
+    metadata.stamp(path, _said(opened) | {metadata.PREPROCESSING: _prepares(pixels)})
+    return ready, count
+
+
+def _prepares(pixels: Normalization | None) -> str:
+    return metadata.NONE if pixels is None else metadata.NORMALIZES
+
+
+def _timed(
+    timing: latency.Timing, paths: list[Path], options: ExportOptions, opened: Opened, baseline: Opened | None
+) -> Report:
+    """What the timing says, in the report's words."""
+    shapes, other = opened.state.input_shapes, None if baseline is None else paths[1]
+    report: Report = {
+        "latency": timing.latencies[0].to_json(),
+        "identity": identity.identity(paths[0], other, shapes, options.threads, options.batch),
+        "protocol": identity.protocol(timing),
+    }
+    if baseline is not None:
+        report |= {
+            "baseline": timing.latencies[1].to_json(),
+            "baseline_size": paths[1].stat().st_size,
+            "speedup": timing.speedup(1),
+            "speedup_interval": timing.ratios[1],
+            "macs_speedup": _macs_speedup(baseline, opened),
+        }
+    return report
+
+
+def _top1(report: Report, path: Path, data: Dataset, normalization: Normalization | None) -> float:
+    """Percent of the test images that the exported file gets right."""
+    for row in report["variants"] or ():
+        if (row["network"], row["precision"]) == ("exported", report["precision"]):
+            return float(row["top1"])
+    return evaluate_file(path, data.test, normalization, torch.get_num_threads()).top1
+
+
+def _facts(path: Path) -> Report:
     return {
         "size": path.stat().st_size,
         "opset": onnx_file.written_opset(path),
@@ -100,46 +173,47 @@ def _facts(path: Path) -> dict[str, Any]:
     }
 
 
-def _images(lighter: LighterOptions | None, networks: list[Opened]) -> Dataset | None:
+def _images(options: ImageOptions | None, networks: list[Opened]) -> Dataset | None:
     """The data set that every network is calibrated and measured on."""
-    if lighter is None or lighter.data is None:
+    if options is None:
         return None
-    data = load_data(lighter.data, lighter.download, lighter.workers)
+    data = load_data(options.data, options.download, options.workers)
     for network in networks:
         data = fitting(network, data)
     return data
 
 
 def _lightened(
-    lighter: LighterOptions | None,
+    options: ExportOptions,
     paths: list[Path],
     folder: Path,
     networks: tuple[Opened, Opened | None],
     data: Dataset | None,
     ready: nn.Module,
-    report: dict[str, Any],
+    report: Report,
 ) -> Lighter:
-    """Put the exported file into the precision that was asked for; nothing without one.
+    """Put the exported file into the precision that was asked for; nothing for fp32.
 
     Args:
         paths: of the exported file, and of the baseline's.
         folder: where the others go.
         ready: what PyTorch runs, for fp16; what int8 costs is told by its accuracy alone.
     """
-    if lighter is None:
+    if options.precision == FP32:
         return Lighter([], None)
-    known = [None if data is None or each is None else normalization_of(each.state) for each in networks]
+    bare = data is None or options.preprocessing
+    known = [None if bare or each is None else normalization_of(each.state) for each in networks]
     files = [Exported(*each) for each in zip(("exported", "baseline"), (FP32, FP32), paths, known, strict=False)]
-    made = lighten(lighter.precision, files, data, folder)
-    report |= {**_facts(paths[0]), "precision": lighter.precision, "calibration": made.calibration}
-    if lighter.precision == "fp16":
+    made = lighten(options.precision, files, data, folder)
+    report |= {**_facts(paths[0]), "precision": options.precision, "calibration": made.calibration}
+    if options.precision == "fp16":
         parity = onnx_file.compare(ready, paths[0], networks[0].state.input_shapes, half.TOLERANCE)
         report["light_parity"] = parity.to_json()
         if not parity.passed:
-            raise CheckFailed(
+            raise _failed(
+                report,
                 f"in float16 the network differs from PyTorch by {parity.max_rel_error:.1e} of the largest output, more"
-                f" than {half.TOLERANCE:g}; no file was left",
-                {**report, "onnx": None, "passed": False},
+                f" than {half.TOLERANCE:g}",
             )
     return made
 
@@ -155,8 +229,15 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
 
 def _said(opened: Opened) -> dict[str, str]:
     state = opened.state
-    kept = {name: share["kept"] for name, share in (state.plan or {}).items() if "kept" in share}
+    kept = {name: left for name, (left, _) in _kept(opened).items()}
     return metadata.entries(state.history, kept, state.classes, state.input_shapes, state.normalization)
+
+
+def _kept(opened: Opened) -> dict[str, tuple[int, int]]:
+    """Of each group in the state's plan, the units that it keeps, and that it had."""
+    shares = {name: share for name, share in (opened.state.plan or {}).items() if isinstance(share, dict)}
+    counts = {name: (share.get("kept"), share.get("channels")) for name, share in shares.items()}
+    return {name: (kept, had) for name, (kept, had) in counts.items() if type(kept) is int and type(had) is int}
 
 
 def _macs_speedup(baseline: Opened, opened: Opened) -> float:
@@ -170,6 +251,20 @@ def _say_drop(report: dict[str, Any], ui: Reporter) -> None:
     before, after = top1[FP32], top1[report["precision"]]
     if before is not None and before - after > MOST_DROP:
         ui.warn(f"{report['precision']} loses {before - after:.2f} points of top-1: {before:.2f}% to {after:.2f}%")
+
+
+def _say_noise(timing: latency.Timing, compared: bool, ui: Reporter) -> None:
+    """Warn of a busy machine, and say what can be claimed all the same."""
+    if not timing.noisy:
+        return
+    sure = timing.latencies[0].p50_interval_ms
+    claim = "" if sure is None else f"; of the p50 only {sure.low:.3f} to {sure.high:.3f} ms is sure"
+    if compared and (ratio := timing.ratios[1]) is not None:
+        claim += f", of the speedup {ratio.low:.2f}x to {ratio.high:.2f}x"
+    ui.warn(
+        f"the timing is noisy: variation {timing.worst_cov:.1%}, more than {latency.NOISY:.1%}, in the calmest of"
+        f" {timing.measurements} measurements{claim}"
+    )
 
 
 def _say(opened: Opened, name: str, ui: Reporter) -> None:

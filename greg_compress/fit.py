@@ -72,5 +72,24 @@ def normalization_of(state: State) -> Normalization:
         return Normalization(float(scale), tuple(map(float, mean)), tuple(map(float, std)))
 
 
+def own_normalization(opened: Opened, name: str) -> Normalization:
+    """How a file is to normalise its images by itself.
+
+    Raises:
+        RequestError: the network takes no single image, the state does not say, or there is nothing to do.
+    """
+    state, option = opened.state, "--with-preprocessing"
+    if len(state.input_shapes) != 1:
+        raise RequestError(f"{option}: {name} takes {len(state.input_shapes)} inputs, not one image")
+    if state.normalization is None:
+        raise RequestError(
+            f"{option}: {name} does not say how its images are normalised; what greg train and finetune write does"
+        )
+    normalization = normalization_of(state)
+    if normalization.idle:
+        raise RequestError(f"{option} would have no effect: {state.data or name} has images that come normalised")
+    return normalization
+
+
 def _by(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))

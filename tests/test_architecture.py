@@ -40,7 +40,7 @@ ALLOWED: dict[str, set[str]] = {
     "sources": {"errors", "tensor_files"},
     "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},
     "training": {"errors", "options", "reporting", "sources.normalization", "sources.samples"},
-    "deploy": {"errors", "wiring.skeleton", "training.evaluation"}
+    "deploy": {"errors", "wiring.skeleton", "training.evaluation", "options.gates"}
     | {"sources.dataset", "sources.normalization", "sources.samples"},
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},

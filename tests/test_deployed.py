@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,15 +15,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from typer.testing import CliRunner
 
-from greg_compress.deploy import metadata, opening
+from greg_compress import export
+from greg_compress.cli import app
+from greg_compress.deploy import half, metadata, opening
 from greg_compress.deploy.accuracy import evaluate_file
-from greg_compress.errors import InputError
+from greg_compress.deploy.quantized import quantize
+from greg_compress.errors import CheckFailed, InputError
 from greg_compress.sources.data import load_data
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
 from tests.conftest import DIGITS, Ran
+from tests.test_tensor_files import measurable, peak, reset_peak
 
 Greg = Callable[..., Ran]
 RANDOM = numpy.random.default_rng(0)
@@ -78,11 +84,16 @@ def digits() -> Any:
 
 def test_a_file_is_as_good_as_the_state_that_it_was_made_of(greg: Greg, tmp_path: Path) -> None:
     assert greg("export", DIGITS, "-o", "d.onnx", "--runs", 1).code == 0
+    content = (tmp_path / "d.onnx").read_bytes()
+    assert b"layer1.0.conv1" in content
+    assert b"aten" not in content  # nor anything else that the exporter notes, such as paths of this machine
     state, file = (greg("evaluate", model, "--data", "digits", "--json").json for model in (DIGITS, "d.onnx"))
     assert file.keys() == state.keys()
     assert {**file, "loss": 0} == {**state, "loss": 0}
     assert file["loss"] == pytest.approx(state["loss"], rel=1e-4)
-    metadata.stamp(tmp_path / "d.onnx", {"greg.mean": "[0.9]"})  # the check would see another normalisation
+    metadata.stamp(
+        tmp_path / "d.onnx", {"greg.mean": "[0.9]", "greg.std": "[0.4]"}
+    )  # the check would see another normalisation
     assert greg("evaluate", "d.onnx", "--data", "digits", "--json").json["loss"] > 1.1 * state["loss"]
 
 
@@ -223,6 +234,22 @@ def test_a_file_that_asks_for_any_amount_of_memory_is_refused(greg: Greg, tmp_pa
     assert "is damaged" in ran.error() if name == "a claim" else "more memory than" in ran.error()
 
 
+@measurable
+def test_a_million_empty_nodes_are_refused_within_the_declared_memory(tmp_path: Path) -> None:
+    """Each takes two bytes in the file, and hundreds in memory."""
+    path = saved(tmp_path / "m.onnx")
+    nodes = b"\x0a\x00" * 2_000_000
+    length = bytes(
+        [len(nodes) & 127 | 128, len(nodes) >> 7 & 127 | 128, len(nodes) >> 14 & 127 | 128, len(nodes) >> 21]
+    )
+    path.write_bytes(path.read_bytes() + b"\x3a" + length + nodes)  # more of the graph
+    reset_peak()
+    before = peak()
+    with pytest.raises(InputError, match="more memory than"):
+        opening.open_network(path, threads=1)
+    assert peak() - before < 2 * path.stat().st_size + 2**30
+
+
 def test_the_limit_of_memory_limits() -> None:
     with pytest.raises(InputError, match="more memory"), opening.bounded(2**26, Path("m.onnx")):
         bytearray(2**28)
@@ -283,3 +310,147 @@ def test_free_sizes_take_what_the_data_have(greg: Greg, tmp_path: Path) -> None:
     found = [greg("evaluate", name, "--data", "digits", "--json").json for name in ("free.onnx", "m.onnx")]
     assert found[0] == found[1]
     assert torch.isfinite(torch.tensor(found[0]["loss"]))
+
+
+def rows(ran: Ran) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(row["network"], row["precision"]): row for row in ran.json["variants"]}
+
+
+@pytest.fixture(scope="module")
+def pruned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Cut a little, so that the digits are still told apart without fine-tuning."""
+    path = tmp_path_factory.mktemp("pruned") / "p.pt"
+    done = CliRunner().invoke(app, ["prune", str(DIGITS), "--ratios", "layer3=0.3,layer2.2=0.3", "-o", str(path)])
+    assert done.exit_code == 0, done.stderr
+    return path
+
+
+def test_int8_of_pruned_and_dense_in_one_table(greg: Greg, tmp_path: Path, pruned: Path) -> None:
+    ran = greg(
+        "export", pruned, "--baseline", DIGITS, "-o", "q.onnx", "--int8", "--data", "digits", "--runs", 5, "--json"
+    )
+    table = rows(ran)
+    assert list(table) == [
+        (network, precision) for precision in ("fp32", "int8") for network in ("baseline", "exported")
+    ]
+    assert ran.json["precision"] == "int8"
+    assert ran.json["calibration"] == {"images": 512, "method": "minmax", "per_channel": True, "weight_bits": 7}
+    for network in ("baseline", "exported"):
+        plain, light = table[network, "fp32"], table[network, "int8"]
+        assert light["size"] < 0.35 * plain["size"]
+        assert plain["top1"] - light["top1"] <= 0.5
+        assert 0 < light["p50_ms"] <= light["p95_ms"]
+    assert ran.json["size"] == table["exported", "int8"]["size"] == (tmp_path / "q.onnx").stat().st_size
+    assert ran.json["latency"]["p50_ms"] == table["exported", "int8"]["p50_ms"]
+    assert ran.json["baseline"]["p50_ms"] == table["baseline", "fp32"]["p50_ms"]
+    for state, network in ((DIGITS, "baseline"), (pruned, "exported")):
+        wanted = greg("evaluate", state, "--data", "digits", "--json").json["top1"]
+        assert table[network, "fp32"]["top1"] == wanted
+    evaluated = greg("evaluate", "q.onnx", "--data", "digits", "--json")
+    assert evaluated.json["top1"] == table["exported", "int8"]["top1"]
+    assert "does not say how" not in evaluated.err
+    assert (evaluated.json["zeros"], evaluated.json["sparsity"]) == (None, None)
+    assert [path.name for path in tmp_path.iterdir()] == ["q.onnx"]
+
+
+def weights_of(path: Path) -> dict[str, Any]:
+    return {held.name: onnx.numpy_helper.to_array(held) for held in onnx.load(path).graph.initializer}
+
+
+def test_weights_have_a_scale_for_each_channel_and_never_overflow(tmp_path: Path, digits: Any) -> None:
+    """The sum of two products of a byte and a weight must fit into 16 bits, where processors without VNNI add it."""
+    nodes = [
+        helper.make_node("Conv", ["input", "kernel"], ["maps"], kernel_shape=[3, 3], pads=[1] * 4),
+        helper.make_node("GlobalAveragePool", ["maps"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["flat"]),
+        helper.make_node("Identity", ["flat"], ["output"]),
+    ]
+    kernel = (
+        RANDOM.standard_normal((10, 1, 3, 3), dtype=numpy.float32) * 10.0 ** numpy.arange(-4, 6)[:, None, None, None]
+    )
+    source = saved(tmp_path / "c.onnx", nodes, [tensor("kernel", kernel.astype(numpy.float32))], version="mine")
+    quantize(source, tmp_path / "q.onnx", digits.train, digits.normalization)
+    held = weights_of(tmp_path / "q.onnx")
+    (name,) = (name for name, array in held.items() if array.dtype == numpy.int8 and array.ndim == 4)
+    stored = held[name]
+    assert 255 * 2 * numpy.abs(stored.astype(int)).max() < 2**15
+    assert (numpy.abs(stored).max(axis=(1, 2, 3)) == 64).all()
+    scale = held[name.replace("_quantized", "_scale")]
+    assert scale.shape == (10,)
+    back = stored * scale[:, None, None, None]
+    assert (numpy.abs(back - kernel) <= 0.51 * scale[:, None, None, None]).all()
+    assert {entry.key: entry.value for entry in onnx.load(tmp_path / "q.onnx").metadata_props} == {
+        "greg.version": '"mine"'
+    }
+
+
+def test_what_has_no_product_cannot_be_quantized(tmp_path: Path, digits: Any) -> None:
+    nodes = [
+        helper.make_node("Flatten", ["input"], ["flat"]),
+        helper.make_node("Slice", ["flat", "from", "to", "axis"], ["output"]),
+    ]
+    ends = [tensor(name, [value]) for name, value in (("from", 0), ("to", 10), ("axis", 1))]
+    source = saved(tmp_path / "s.onnx", nodes, ends)
+    with pytest.raises(CheckFailed, match="nothing in the network can be quantized"):
+        quantize(source, tmp_path / "q.onnx", digits.train, digits.normalization)
+
+
+TINY = """
+import torch
+class Net(torch.nn.Sequential):
+    input_shape = (1, 8, 8)
+    def __init__(self):
+        torch.manual_seed(0)
+        first, second = torch.nn.Conv2d(1, 64, 3), torch.nn.Conv2d(64, 64, 3)
+        super().__init__(first, torch.nn.ReLU(), second, torch.nn.Flatten(), torch.nn.Linear(1024, 10))
+"""
+
+
+def test_fp16_halves_the_file_within_its_tolerance(greg: Greg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "n.py").write_text(TINY)
+    ran = greg("export", "n.py:Net", "-o", "h.onnx", "--fp16", "--runs", 5, "--json")
+    plain, light = rows(ran).values()
+    assert light["size"] == (tmp_path / "h.onnx").stat().st_size < 0.55 * plain["size"]
+    assert (plain["top1"], light["top1"]) == (None, None)
+    assert ran.json["light_parity"]["passed"]
+    assert ran.json["parity"]["max_rel_error"] < 1e-5 < ran.json["light_parity"]["max_rel_error"] < half.TOLERANCE
+    monkeypatch.setattr(half, "TOLERANCE", 1e-7)
+    refused = greg("export", "n.py:Net", "-o", "n.onnx", "--fp16", "--runs", 5, "--json")
+    assert (refused.code, refused.json["onnx"], refused.json["light_parity"]["passed"]) == (3, None, False)
+    assert not (tmp_path / "n.onnx").exists()
+
+
+def test_a_precision_that_costs_too_much_is_said(greg: Greg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "n.py").write_text(TINY)
+    words = ("export", "n.py:Net", "-o", "q.onnx", "--int8", "--data", "digits", "--runs", 2, "--force")
+    assert "points of top-1" not in greg(*words).err
+    monkeypatch.setattr(export, "MOST_DROP", -100)
+    assert re.search(r"int8 loses -?\d\.\d\d points of top-1", greg(*words).err)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("--int8",), 2, "name them with --data"),
+        (("--int8", "--fp16", "--data", "digits"), 2, "contradict each other"),
+        (("--data", "digits"), 2, "--data would have no effect without --int8 or --fp16"),
+        (("--fp16", "--workers", 2), 2, "--workers would have no effect without --data"),
+        (("--int8", "--data", "shapes.py:make"), 2, "has images of 3x8x8, but the network takes 1x8x8"),
+        (("--int8", "--data", "shapes.py:few"), 2, "has 3 classes, but the network has 10 outputs"),
+        (("--int8", "--data", "shapes.py:empty"), 4, "holds no training images"),
+    ],
+)
+def test_requests_that_make_no_sense_leave_nothing(
+    greg: Greg, tmp_path: Path, words: tuple[object, ...], code: int, said: str
+) -> None:
+    (tmp_path / "shapes.py").write_text(
+        "import torch\n"
+        "class Set(list):\n    classes = [0, 1, 2]\n"
+        "def make(): return [[(torch.zeros(3, 8, 8), 0)]] * 2\n"
+        "def few(): return [Set([(torch.zeros(1, 8, 8), 0)])] * 2\n"
+        "def empty(): return [], []\n"
+    )
+    ran = greg("export", DIGITS, "-o", "q.onnx", "--json", *words)
+    assert (ran.code, ran.out) == (code, "")
+    assert said in ran.error()
+    assert {path.name for path in tmp_path.iterdir()} <= {"shapes.py", "__pycache__"}

@@ -10,7 +10,6 @@ from typing import Annotated
 from typer import Argument, Option
 
 from greg_compress.errors import RequestError
-from greg_compress.options.measuring import ExportOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.options.training import Decay, Precision, TeacherOptions, TrainingOptions
@@ -281,17 +280,3 @@ def teacher_options(
     if teacher is not None and not is_architecture(teacher):
         require_file(Path(teacher))
     return TeacherOptions(teacher, temperature, teacher_weight)
-
-
-def export_options(
-    baseline: Annotated[
-        str | None, Option("--baseline", metavar="MODEL", help="Measured in turn with the exported network.")
-    ] = None,
-    opset: Annotated[int | None, Option("--opset", help="Default: the exporter's own.")] = None,
-    threads: Annotated[int, Option("--threads", help="Of onnxruntime while timing.")] = 1,
-    runs: Annotated[int, Option("--runs", help="Timed runs of each file.")] = 200,
-    tolerance: Annotated[float, Option("--tolerance", help="Largest error relative to the largest output.")] = 1e-4,
-) -> ExportOptions:
-    if baseline is not None and not is_architecture(baseline):
-        require_file(Path(baseline))
-    return ExportOptions(baseline, opset, threads, runs, tolerance)

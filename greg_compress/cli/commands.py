@@ -9,14 +9,15 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from greg_compress.cli import arguments, measuring, plotting, selecting
+from greg_compress.cli import arguments, exporting, measuring, plotting, selecting
 from greg_compress.cli.arguments import Data, Device, Download, Json, Workers
 from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Use, grouped
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1
+from greg_compress.options.gates import Gates
 from greg_compress.options.limits import require_device
-from greg_compress.options.measuring import ExportOptions, ImageOptions, LighterOptions, SensitivityOptions
+from greg_compress.options.measuring import ExportOptions, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.options.plotting import PlotOptions
@@ -195,8 +196,8 @@ def evaluate(
 @grouped
 def export(
     model: Annotated[ModelOptions, Use(measuring.analyzed_options)],
-    options: Annotated[ExportOptions, Use(arguments.export_options)],
-    lighter: Annotated[LighterOptions | None, Use(measuring.lighter)],
+    options: Annotated[ExportOptions, Use(exporting.export_options)],
+    gates: Annotated[Gates, Use(exporting.gates)],
     output: Annotated[Output, Use(arguments.output)],
     json: Json = False,
 ) -> None:
@@ -204,7 +205,7 @@ def export(
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
-        print_result(stage.run(model, options, lighter, output, ui))
+        print_result(stage.run(model, options, gates, output, ui))
 
 
 @app.command()

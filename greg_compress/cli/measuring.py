@@ -19,7 +19,7 @@ from greg_compress.cli.arguments import (
 from greg_compress.cli.selecting import CriterionText
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import parse_criterion
-from greg_compress.options.measuring import SAMPLES, ImageOptions, LighterOptions, SensitivityOptions
+from greg_compress.options.measuring import SAMPLES, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions
 from greg_compress.sources.specs import parse_data
 
@@ -94,26 +94,6 @@ def images(
     if data is None:
         raise RequestError(f"{asking} is measured on training images; name them with --data")
     return ImageOptions(parse_data(data), download, workers, recalibrate)
-
-
-def lighter(
-    int8: Annotated[bool, Option("--int8", help="Quantize weights and activations; calibrated on --data.")] = False,
-    fp16: Annotated[bool, Option("--fp16", help="Half the file; no faster on CPUs.")] = False,
-    data: MeasuredOn = None,
-    download: Download = False,
-    workers: Workers = None,
-) -> LighterOptions | None:
-    if int8 and fp16:
-        raise RequestError("--int8 and --fp16 contradict each other: a file has one precision")
-    if int8 and data is None:
-        raise RequestError("--int8 is calibrated on training images; name them with --data")
-    if data is not None and not (int8 or fp16):
-        raise RequestError("--data would have no effect without --int8 or --fp16")
-    if workers is not None and data is None:
-        raise RequestError("--workers would have no effect without --data")
-    if not (int8 or fp16):
-        return None
-    return LighterOptions("int8" if int8 else "fp16", None if data is None else parse_data(data), download, workers)
 
 
 def _is_measured(criterion: str | None) -> bool:

@@ -19,7 +19,6 @@ from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed
 
 Result = dict[str, Any]
-NOISY = "the timing is noisy (variation above 2.5%): repeat it on a quiet machine"
 __all__ = [
     "accuracy",
     "analysis",
@@ -139,22 +138,37 @@ def exported(out: Console, result: Result) -> None:
         rows = [("this network", *_times(result["latency"]))]
         if result["baseline"] is not None:
             rows.append(("baseline", *_times(result["baseline"])))
-        out.print(make_table(("latency (ms)", "p50", "p95", "mean", "variation"), rows))
+        out.print(make_table(("latency (ms)", "p50", "p95", "p99", "min", "mean", "variation"), rows))
+    timed, at = result["latency"], result["identity"]
+    out.print(
+        f"batch {timed['batch']}, threads {timed['threads']}, {timed['runs']} runs in turn; {timed['throughput']:,.0f}"
+        f" samples a second; onnxruntime {at['versions']['onnxruntime']}, {at['processor']}",
+        markup=False,
+    )
     parity = result["parity"]
     out.print(
         f"{result['onnx']}: {result['precision']}, {size(result['size'])}, opset {result['opset']}; parity passed:"
         f" largest error {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on"
-        f" {parity['top1_agreement']:.0%}",
+        f" {parity['top1_agreement']:.0%}, with basic and all graph optimisations",
         markup=False,
     )
+    if result["preprocessing"] != "none":
+        out.print("it takes pixels as bytes (N, C, H, W), and normalises them by itself")
+    if result["denormals_flushed"]:
+        out.print(f"{result['denormals_flushed']:,} denormal weights were set to 0")
     if result["zeros"]:
         out.print(
             f"{result['zeros']:,} of its weights are zero; packed by zlib it takes {size(result['compressed_size'])}"
         )
     if result["speedup"] is not None:
-        out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
-    if any(timed and timed["noisy"] for timed in (result["latency"], result["baseline"])):
-        out.print(NOISY)
+        sure = "" if (ends := result["speedup_interval"]) is None else f" ({ends[0]:.2f}x to {ends[1]:.2f}x)"
+        out.print(f"measured speedup {result['speedup']:.2f}x{sure}; {result['macs_speedup']:.2f}x fewer MACs")
+    if result["top1"] is not None:
+        out.print(f"top-1 of the file in onnxruntime: {percent(result['top1'])}")
+    for gate in result["gates"]:
+        out.print(f"{gate['gate']} {gate['limit']:g}: passed with {gate['decided_on']:.6g}")
+    if result["alignment"]["hint"] is not None:
+        out.print(result["alignment"]["hint"], markup=False)
 
 
 def _variants(out: Console, result: Result) -> None:
@@ -170,6 +184,9 @@ def _variants(out: Console, result: Result) -> None:
         for row in result["variants"]
     ]
     out.print(make_table(("file", "size", "p50 (ms)", "p95 (ms)", "top-1"), rows))
+    p50 = {row["precision"]: row["p50_ms"] for row in result["variants"] if row["network"] == "exported"}
+    if p50[result["precision"]] > p50["fp32"]:
+        out.print(f"in {result['precision']} this network is no faster here: its file is smaller, and that is all")
     if (half := result["light_parity"]) is not None:
         out.print(f"fp16 errs by {half['max_rel_error']:.1e} of the largest output")
     if (how := result["calibration"]) is not None:
@@ -193,7 +210,7 @@ def _before_and_after(out: Console, result: Result) -> None:
     out.print(make_table(("", "before", "after"), rows))
     out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if result["noisy"]:
-        out.print(NOISY)
+        out.print("the timing is noisy: repeat it on a quiet machine")
 
 
 def compressed(out: Console, result: Result) -> None:
@@ -208,5 +225,6 @@ def demonstration(out: Console, result: Result) -> None:
         out.print("  " + command, markup=False, soft_wrap=True)
 
 
-def _times(timed: Result) -> tuple[str, str, str, str]:
-    return f"{timed['p50_ms']:.3f}", f"{timed['p95_ms']:.3f}", f"{timed['mean_ms']:.3f}", f"{timed['cov']:.1%}"
+def _times(timed: Result) -> tuple[str, ...]:
+    shown = (timed[f"{name}_ms"] for name in ("p50", "p95", "p99", "min", "mean"))
+    return *("-" if value is None else f"{value:.3f}" for value in shown), f"{timed['cov']:.1%}"

@@ -43,19 +43,23 @@ def entries(
     return {"greg.version": __version__, "greg.history": digest, PREPROCESSING: NONE, **texts}
 
 
-def stamp(path: Path, entries: Mapping[str, str]) -> None:
-    """Add entries to a file's metadata, in place; one of the same name gives way."""
+def stamp(path: Path, said: Mapping[str, str]) -> None:
+    """Make this all that a file says beside its graph, in place.
+
+    What the exporter notes at every node goes: paths of this machine, and a third of a small file.
+    """
     model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, {**{held.key: held.value for held in model.metadata_props}, **entries})
+    for noted in (model.graph, *model.graph.node, *model.graph.initializer, *model.graph.value_info):
+        noted.ClearField("metadata_props")
+        noted.ClearField("doc_string")
+    onnx.helper.set_model_props(model, dict(said))
     onnx.save(model, str(path))
 
 
 def carry(source: Path, target: Path) -> None:
-    """Give one file's metadata to another, whose own go."""
-    model = onnx.load(str(target))
-    said = {held.key: held.value for held in onnx.load(str(source), load_external_data=False).metadata_props}
-    onnx.helper.set_model_props(model, said)
-    onnx.save(model, str(target))
+    """Give one file's metadata to another."""
+    said = onnx.load(str(source), load_external_data=False).metadata_props
+    stamp(target, {held.key: held.value for held in said})
 
 
 def normalizes_itself(entries: Mapping[str, str], path: Path) -> bool:

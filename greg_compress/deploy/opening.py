@@ -26,8 +26,9 @@ from greg_compress.errors import InputError, RequestError, is_out_of_memory
 SUFFIX = ".onnx"
 MOST_FILE = 2**31 - 1
 """Bytes of one protobuf message; larger networks keep their weights in files beside it."""
-MOST_OPENING, MOST_RUNNING = 2**30, 2 * 2**30
-"""Bytes that a network may take beside twice its files: opened, and while its first images run."""
+MOST_OPENING, MOST_RUNNING = 2**30 - 2**26, 2 * 2**30
+"""Bytes that a network may take beside twice its files: opened (1 GiB with the pages of libraries), and while
+its first images run."""
 TYPES = {"tensor(float)": numpy.float32, "tensor(float16)": numpy.float16, "tensor(uint8)": numpy.uint8}
 QUIET = 4
 """onnxruntime's severity of a fatal error: the others it raises as well, and we say them."""
@@ -199,14 +200,20 @@ def _runtime_fault(what: str) -> Iterator[None]:
         said = str(error)
         if is_out_of_memory(error) or "bad_alloc" in said or "Failed to allocate memory" in said:
             raise MemoryError from error
-        if lacking := re.search(r"(?:No Op registered for|find an implementation for) (\w+)", said):
+        if (operator := lacking(said)) is not None:
             raise InputError(
-                f"{what}: it lacks the operator {lacking[1]}; export with an older --opset or install a newer one"
+                f"{what}: it lacks the operator {operator}; export with an older --opset or install a newer one"
             ) from error
-        raise InputError(f"{what} ({_short(said)})") from error
+        raise InputError(f"{what} ({short(said)})") from error
 
 
-def _short(said: str) -> str:
+def lacking(said: str) -> str | None:
+    """The operator that onnxruntime does not know, if that is what it says."""
+    found = re.search(r"(?:No Op registered for|find an implementation for) (\w+)", said)
+    return found and found[1]
+
+
+def short(said: str) -> str:
     """What onnxruntime says, without its codes and the places in its source."""
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : |/onnxruntime_src/.*\) ", "", " ".join(said.split()))
     return text[:300]

@@ -16,35 +16,6 @@ OLDEST_OPSET = 18
 
 
 @dataclass(frozen=True)
-class ExportOptions:
-    """How the network is exported, checked and timed."""
-
-    baseline: str | None = None
-    opset: int | None = None
-    threads: int = 1
-    runs: int = 200
-    tolerance: float = 1e-4
-
-    def __post_init__(self) -> None:
-        require_between("threads", self.threads, 0, 1025)
-        require_between("runs", self.runs, 0, 10**7)
-        require_between("tolerance", self.tolerance, 0, 1)
-        if self.opset is not None and not OLDEST_OPSET <= self.opset < 100:
-            raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
-
-
-@dataclass(frozen=True)
-class LighterOptions:
-    """In which precision a network is exported instead of float32."""
-
-    precision: Literal["int8", "fp16"]
-    data: DataSpec | None
-    """Its training images calibrate int8, its test images say what either costs."""
-    download: bool = False
-    workers: int | None = None
-
-
-@dataclass(frozen=True)
 class ImageOptions:
     """Training images that a stage reads without training."""
 
@@ -56,6 +27,32 @@ class ImageOptions:
 
     def __post_init__(self) -> None:
         require_between("recalibrate", self.recalibrate, 0, MANY)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """How the network is exported, checked and timed."""
+
+    baseline: str | None = None
+    opset: int | None = None
+    threads: int = 1
+    runs: int = 200
+    tolerance: float = 1e-4
+    batch: int = 1
+    """Samples of a timed run."""
+    preprocessing: bool = False
+    """Whether the file normalises its images by itself."""
+    precision: Literal["fp32", "int8", "fp16"] = "fp32"
+    images: ImageOptions | None = None
+    """Its training images calibrate int8, its test images say how accurate the file is."""
+
+    def __post_init__(self) -> None:
+        require_between("threads", self.threads, 0, 1025)
+        require_between("runs", self.runs, 0, 10**7)
+        require_between("tolerance", self.tolerance, 0, 1)
+        require_between("batch", self.batch, 0, MANY)
+        if self.opset is not None and not OLDEST_OPSET <= self.opset < 100:
+            raise RequestError(f"--opset {self.opset}: write {OLDEST_OPSET} or a newer one")
 
 
 @dataclass(frozen=True)

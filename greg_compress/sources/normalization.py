@@ -23,6 +23,11 @@ class Normalization:
         mean, std = (_column(values, images.device) for values in (self.mean, self.std))
         return images.to(torch.float32, copy=True).mul_(self.scale).sub_(mean).div_(std)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing: of images that come normalised."""
+        return (self.scale, set(self.mean), set(self.std)) == (1.0, {0.0}, {1.0})
+
     def to_json(self) -> dict[str, Any]:
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
