@@ -92,7 +92,7 @@ def main() -> None:
                 probabilities = model(image)
                 best = int(probabilities.argmax())
                 print(name, best, f"{probabilities[best]:.4f}", sep="\t", flush=True)
-    except (OSError, ValueError, onnxruntime.capi.onnxruntime_pybind11_state.NoSuchFile) as error:
+    except Exception as error:  # onnxruntime's own errors have no common type
         sys.exit(f"run.py: {error}")
 
 
