@@ -259,9 +259,9 @@ def _say_noise(timing: latency.Timing, compared: bool, ui: Reporter) -> None:
     if not timing.noisy:
         return
     sure = timing.latencies[0].p50_interval_ms
-    claim = "" if sure is None else f"; of the p50 only {sure.low:.3f} to {sure.high:.3f} ms is sure"
+    claim = "" if sure is None else f"; the p50 lies between {sure.low:.3f} and {sure.high:.3f} ms"
     if compared and (ratio := timing.ratios[1]) is not None:
-        claim += f", of the speedup {ratio.low:.2f}x to {ratio.high:.2f}x"
+        claim += f", the speedup between {ratio.low:.2f}x and {ratio.high:.2f}x"
     ui.warn(
         f"the timing is noisy: variation {timing.worst_cov:.1%}, more than {latency.NOISY:.1%}, in the calmest of"
         f" {timing.measurements} measurements{claim}"

@@ -166,7 +166,7 @@ def exported(out: Console, result: Result) -> None:
     if result["top1"] is not None:
         out.print(f"top-1 of the file in onnxruntime: {percent(result['top1'])}")
     for gate in result["gates"]:
-        out.print(f"{gate['gate']} {gate['limit']:g}: passed with {gate['decided_on']:.6g}")
+        out.print(gate["text"])
     if result["alignment"]["hint"] is not None:
         out.print(result["alignment"]["hint"], markup=False)
 

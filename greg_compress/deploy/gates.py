@@ -23,10 +23,10 @@ class Verdict:
     """What was held against the limit: as measured, or the far end of a noisy measurement's interval."""
     passed: bool
     text: str
-    """What a failure says."""
+    """The same in words."""
 
     def to_json(self) -> dict[str, Any]:
-        return {key: value for key, value in asdict(self).items() if key != "text"}
+        return asdict(self)
 
 
 def verdicts(gates: Gates, timing: Timing, size: int, top1: float | None) -> list[Verdict]:
@@ -59,7 +59,8 @@ def _verdict(gate: str, limit: float, measured: float, decided_on: float, said: 
     def within(value: float) -> bool:
         return value <= limit if largest else value >= limit
 
-    doubt = f", but the timing is noisy: only {unit.format(decided_on)} is sure" if within(measured) else ""
-    side = "above" if largest else "below"
+    passed = within(decided_on)
+    doubt = f", but the timing is noisy and it may be {unit.format(decided_on)}" if within(measured) > passed else ""
+    side = "within" if passed else "above" if largest else "below"
     text = f"{said} {unit.format(measured)}{doubt}, {side} {gate} {unit.format(limit)}"
-    return Verdict(gate, limit, measured, decided_on, within(decided_on), text)
+    return Verdict(gate, limit, measured, decided_on, passed, text)

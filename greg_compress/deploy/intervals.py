@@ -8,6 +8,7 @@ give the same intervals.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy
@@ -50,6 +51,21 @@ def intervals(times: Array) -> tuple[list[Interval | None], list[Interval | None
         turns = (starts[:, None] + numpy.arange(length)).ravel()[:runs] % runs
         draw[:] = numpy.median(times[:, turns], axis=1)
     return _middle(medians), _middle(medians / medians[:, :1])
+
+
+def spans(measurements: Sequence[Array]) -> tuple[list[Interval | None], list[Interval | None]]:
+    """The same over several measurements: from the least to the greatest end."""
+    medians, ratios = zip(*map(intervals, measurements), strict=True)
+    return _hulls(medians), _hulls(ratios)
+
+
+def _hulls(found: Sequence[Sequence[Interval | None]]) -> list[Interval | None]:
+    """Of each file."""
+    known = [[each for each in column if each is not None] for column in zip(*found, strict=True)]
+    return [
+        Interval(min(each.low for each in column), max(each.high for each in column)) if column else None
+        for column in known
+    ]
 
 
 def _middle(draws: Array) -> list[Interval | None]:

@@ -2,7 +2,8 @@
 
 Files take turns run by run, so that a machine that slows down slows all of them, and a turn of one belongs to a turn
 of the other. Before that each is warmed, by time and by count. A noisy measurement is made again, at most twice, and
-the calmest counts; what is still noisy is said to be.
+the calmest counts. What is still noisy is said to be, and its intervals span those of all that were made: on a busy
+machine two measurements can differ by more than either of them shows.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy
 
-from greg_compress.deploy.intervals import Interval, intervals
+from greg_compress.deploy.intervals import Interval, spans
 from greg_compress.deploy.onnx_file import session
 from greg_compress.wiring.skeleton import Shapes
 
@@ -101,14 +102,13 @@ def calmest(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int
     """
     started = time.perf_counter()
     bench = _Bench(paths, input_shapes, threads, batch)
-    best = bench.turns(runs)
-    made = 1
-    while made < MEASUREMENTS and _worst_cov(best) > NOISY:
-        best = min(best, bench.turns(runs), key=_worst_cov)
-        made += 1
-    medians, ratios = intervals(best)
+    made = [bench.turns(runs)]
+    while len(made) < MEASUREMENTS and min(map(_worst_cov, made)) > NOISY:
+        made.append(bench.turns(runs))
+    best = min(made, key=_worst_cov)
+    medians, ratios = spans(made if _worst_cov(best) > NOISY else [best])
     found = [_summary(row, threads, batch, sure) for row, sure in zip(best, medians, strict=True)]
-    return Timing(found, ratios, made, time.perf_counter() - started)
+    return Timing(found, ratios, len(made), time.perf_counter() - started)
 
 
 class _Bench:
