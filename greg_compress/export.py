@@ -32,7 +32,7 @@ from greg_compress.wiring.groups import find_groups
 MOST_DROP = 0.5
 """Points of top-1 that a lower precision may lose without a word."""
 LATER = (
-    "latency", "baseline", "speedup", "speedup_interval", "macs_speedup", "identity", "protocol",
+    "latency", "baseline", "baseline_size", "speedup", "speedup_interval", "macs_speedup", "identity", "protocol",
     "variants", "calibration", "light_parity", "top1", "gates",
 )  # fmt: skip
 """Keys of what is measured only where the parity holds."""
@@ -45,10 +45,11 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
     Returns:
         `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
         `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always that of the file in float32), `latency`,
-        `baseline`, `speedup` (measured time), `speedup_interval` and `macs_speedup`; the last four are None without a
-        baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and with another one
-        than fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16).
-        `top1` of the file, None where nothing asks for it; `gates`: a verdict on each that was set.
+        `baseline`, `baseline_size`, `speedup` (measured time), `speedup_interval` and `macs_speedup`; the last five are
+        None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and
+        with another one than fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and
+        `light_parity` (fp16). `top1` of the file, None where nothing asks for it; `gates`: a verdict on each that was
+        set.
 
     Raises:
         CheckFailed: onnxruntime and PyTorch differ by more than the tolerance, or a gate is not met; no file is left.
@@ -146,6 +147,7 @@ def _timed(
     if baseline is not None:
         report |= {
             "baseline": timing.latencies[1].to_json(),
+            "baseline_size": paths[1].stat().st_size,
             "speedup": timing.speedup(1),
             "speedup_interval": timing.ratios[1],
             "macs_speedup": _macs_speedup(baseline, opened),
@@ -220,7 +222,7 @@ def _lightened(
 def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Opened | None:
     if options.baseline is None:
         return None
-    baseline = open_beside(options.baseline, model)
+    baseline = open_beside(options.baseline, model, opened.state)
     if baseline.state.input_shapes != opened.state.input_shapes:
         raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
     return baseline

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer import Argument, Option, Typer
+from typer import Option
 
 from greg_compress.cli import arguments, exporting, measuring, plotting, selecting
-from greg_compress.cli.arguments import Data, Device, Download, Force, Json, Workers
-from greg_compress.cli.boundary import Boundary
+from greg_compress.cli.arguments import Data, Device, Download, Json, Workers
+from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Use, grouped
-from greg_compress.cli.seat import Rehearsed, current
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1
 from greg_compress.options.gates import Gates
@@ -26,46 +24,14 @@ from greg_compress.options.plotting import PlotOptions
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.processes import place
-from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import parse_data
-from greg_compress.whole_files import claimed, require_file, require_free_folder
-
-app = Typer(
-    cls=Boundary,
-    no_args_is_help=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+from greg_compress.whole_files import claimed, require_file
 
 ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
 WITHOUT_PRESET = {"preset": Preset.QUICK}
 OptionalSelection = Annotated[Selection | None, Use(selecting.selection)]
 Teacher = Annotated[TeacherOptions, Use(arguments.teacher_options)]
 Resumable = Annotated[Output, Use(arguments.resumable_output)]
-
-
-@contextmanager
-def _printed(
-    as_json: bool, kind: str, together: bool = False
-) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
-    """How a command prints its result and speaks while it works; loaded only now, so that --help is quick.
-
-    Of several processes the first one speaks, in the commands that run `together`.
-    """
-    here = place()
-    if not (together or here.alone):
-        raise RequestError("this command runs in one process; start it without torchrun")
-    seat = current()
-    if seat is not None and seat.rehearses:
-        raise Rehearsed
-    from greg_compress.cli import results
-    from greg_compress.cli.terminal import Terminal
-
-    if seat is not None:
-        yield lambda result: seat.take(results.finite(result)), Terminal()
-        return
-    with results.printed(as_json, getattr(results, kind)) as print_result:
-        yield (print_result, Terminal()) if here.first else (lambda _: None, Reporter())
 
 
 def _version(wanted: bool) -> None:
@@ -98,7 +64,7 @@ def train(
     json: Json = False,
 ) -> None:
     """Train a dense network, from an architecture or a dense state."""
-    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
+    with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import train as stage
 
         print_result(stage.run(model, training, output, ui))
@@ -123,7 +89,7 @@ def analyze(
         )
     if plan_output is not None and plan_output.path.resolve() == Path(model.model).resolve():
         raise RequestError(f"--plan-out {plan_output.path} is MODEL itself")
-    with claimed(plan_output) if plan_output else nullcontext(), _printed(json, "analysis") as (print_result, ui):
+    with claimed(plan_output) if plan_output else nullcontext(), printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
         print_result(stage.run(model, selection, plan_output, sensitivity, images, ui))
@@ -166,7 +132,7 @@ def regularize(
         raise RequestError("--criterion would have no effect: greg-2 picks by L1 once its penalty has told units apart")
     if selection.unstructured and penalty.penalize is Penalize.UNIT:
         raise RequestError("--penalize unit would have no effect: --unstructured removes single weights")
-    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
+    with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 
         print_result(stage.run(model, selection, penalty, training, teacher, output, ui))
@@ -182,7 +148,7 @@ def prune(
     json: Json = False,
 ) -> None:
     """Remove units for good: a regularized state's picks, or one-shot by a criterion."""
-    with claimed(output), _printed(json, "pruning") as (print_result, ui):
+    with claimed(output), printed(json, "pruning") as (print_result, ui):
         from greg_compress import prune as stage
 
         print_result(stage.run(model, selection, images, output, ui))
@@ -201,7 +167,7 @@ def finetune(
     json: Json = False,
 ) -> None:
     """Let a pruned network recover."""
-    with claimed(output), _printed(json, "training", together=True) as (print_result, ui):
+    with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import finetune as stage
 
         print_result(stage.run(model, training, teacher, output, ui))
@@ -220,7 +186,7 @@ def evaluate(
     """Measure top-1, top-5 and loss on the test images, of a network or an ONNX file (.onnx)."""
     spec = parse_data(data)
     require_device(device)
-    with _printed(json, "accuracy") as (print_result, ui):
+    with printed(json, "accuracy") as (print_result, ui):
         from greg_compress import evaluate as stage
 
         print_result(stage.run(model, spec, device, download, workers, ui))
@@ -236,7 +202,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
-    with claimed(output), _printed(json, "exported") as (print_result, ui):
+    with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
         print_result(stage.run(model, options, gates, output, ui))
@@ -252,47 +218,7 @@ def plot(
 ) -> None:
     """Draw what a state's own log tells: accuracy, lambda, how filters separate, and what is kept."""
     require_file(state)
-    with claimed(output), _printed(json, "drawn") as (print_result, ui):
+    with claimed(output), printed(json, "drawn") as (print_result, ui):
         from greg_compress import plot as stage
 
         print_result(stage.run(state, options, output, ui))
-
-
-@app.command()
-def run(
-    recipe: Annotated[Path, Argument(metavar="RECIPE", help="A TOML file: values, a grid of them, steps, results.")],
-    out: Annotated[
-        Path | None, Option("-o", "--out", metavar="DIR", help="Where the files go.", show_default="named as RECIPE")
-    ] = None,
-    setting: Annotated[
-        list[str] | None, Option("--set", metavar="NAME=VALUE", help="Replace one of the recipe's values; repeats.")
-    ] = None,
-    scale: Annotated[float, Option("--scale", metavar="F", help="Make every length F times as long.")] = 1.0,
-    dry_run: Annotated[
-        bool, Option("--dry-run", help="Check and show every command and what it would cut, and stop.")
-    ] = False,
-    force: Annotated[bool, Option("--force", help="Do anew what other options had made there.")] = False,
-    json: Json = False,
-) -> None:
-    """Run a whole recipe, or what is missing of it; the same command again goes on."""
-    if force and dry_run:
-        raise RequestError("--force would have no effect with --dry-run")
-    from greg_compress.cli import running
-
-    grid = running.grid_of(app, recipe, setting or (), scale, out)
-    with _printed(json, "planned_grid" if dry_run else "grid") as (print_result, ui):
-        print_result(running.dry_run(app, grid, ui) if dry_run else running.run(app, grid, force, ui))
-
-
-@app.command()
-def demo(
-    folder: Annotated[Path, Argument(metavar="[DIR]", help="Where the files go.")] = Path("greg-demo"),
-    force: Force = False,
-    json: Json = False,
-) -> None:
-    """Run the whole chain on the digits, in about a minute."""
-    require_free_folder(folder, force)
-    with _printed(json, "demonstration") as (print_result, ui):
-        from greg_compress.cli import running
-
-        print_result(running.demo(app, folder, ui))

@@ -55,6 +55,37 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+Said = dict[str, Any]
+"""Options as they were typed, by name without dashes: a text, a list of texts, or True for a switch."""
+
+
+def as_said(builder: Callable[..., Any], *without: str) -> Callable[..., Said]:
+    """A builder that takes another one's options and makes nothing of them: what was not typed is not there.
+
+    Args:
+        without: parameters that are not offered.
+    """
+    own = inspect.signature(builder, eval_str=True).parameters
+    offered = {
+        name: parameter
+        for name, parameter in own.items()
+        if get_origin(parameter.annotation) is Annotated and name not in without
+    }
+
+    def said(**given: Any) -> Said:
+        typed = {name: value for name, value in given.items() if value and value != offered[name].default}
+        return {name.replace("_", "-"): _as_typed(value) for name, value in typed.items()}
+
+    said.__signature__ = inspect.Signature(list(offered.values()))  # type: ignore[attr-defined]
+    return said
+
+
+def _as_typed(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [str(item) for item in value]
+    return True if value is True else str(value)
+
+
 def _use(parameter: inspect.Parameter) -> Use | None:
     if get_origin(parameter.annotation) is not Annotated:
         return None

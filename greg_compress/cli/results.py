@@ -22,6 +22,7 @@ Result = dict[str, Any]
 __all__ = [
     "accuracy",
     "analysis",
+    "compressed",
     "demonstration",
     "drawn",
     "exported",
@@ -197,7 +198,7 @@ def drawn(out: Console, result: Result) -> None:
     out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}", markup=False)
 
 
-def demonstration(out: Console, result: Result) -> None:
+def _before_and_after(out: Console, result: Result) -> None:
     dense, small = result["dense"], result["pruned"]
     rows = [
         ("parameters", f"{dense['params']:,}", f"{small['params']:,}"),
@@ -206,8 +207,19 @@ def demonstration(out: Console, result: Result) -> None:
         ("top-1", percent(dense["top1"]), percent(small["top1"])),
         ("latency p50 (ms)", f"{dense['p50_ms']:.3f}", f"{small['p50_ms']:.3f}"),
     ]
-    out.print(make_table(("digits", "before", "after"), rows))
+    out.print(make_table(("", "before", "after"), rows))
     out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
+    if result["noisy"]:
+        out.print("the timing is noisy: repeat it on a quiet machine")
+
+
+def compressed(out: Console, result: Result) -> None:
+    _before_and_after(out, result)
+    out.print(f"{result['onnx']}, made by {result['recipe']}", markup=False, soft_wrap=True)
+
+
+def demonstration(out: Console, result: Result) -> None:
+    _before_and_after(out, result)
     out.print(f"{result['seconds']:.0f} seconds. The same by hand:")
     for command in result["commands"]:
         out.print("  " + command, markup=False, soft_wrap=True)

@@ -19,7 +19,7 @@ from greg_compress.errors import CheckFailed, GregError, Interrupted, RequestErr
 from greg_compress.options.limits import require_between
 from greg_compress.recipes import figures, runner
 from greg_compress.recipes.expand import Grid, Task, argv, expand
-from greg_compress.recipes.recipe import OWN, PLACE, Kind, Words, read
+from greg_compress.recipes.recipe import OWN, PLACE, Kind, Words, parsed, read
 from greg_compress.reporting import Reporter
 from greg_compress.sources.specs import is_architecture
 from greg_compress.whole_files import rehearsal
@@ -86,25 +86,39 @@ def grid_of(app: typer.Typer, recipe: Path, settings: Sequence[str], scale: floa
     commands = line.words()
     read_recipe = read(recipe, settings, commands)
     found = expand(read_recipe, Path(recipe.stem) if folder is None else folder, scale, commands)
-    coming = [found.folder / task.file for task in found.tasks.values() if task.file is not None]
-    with rehearsal(coming):
-        for task in found.tasks.values():
-            try:
-                line.type(task.typed(found.folder), rehearse=True)
-            except GregError as error:
-                error.args = (f"{recipe}: step {task.step.name}: {error}",)
-                raise
+    _rehearse(line, found, f"{recipe}: step {{}}: ")
     return found
+
+
+def grid_from(app: typer.Typer, text: str, recipe: Path) -> Grid:
+    """The same of a recipe that is not written yet, in the folder where it will be; nobody has seen its steps."""
+    line = Line(app)
+    commands = line.words()
+    found = expand(parsed(text.encode(), recipe, (), commands), recipe.parent, 1.0, commands)
+    _rehearse(line, found, "")
+    return found
+
+
+def _rehearse(line: Line, grid: Grid, where: str) -> None:
+    """Raise what is wrong with a command line, after `where` it stands."""
+    coming = [grid.folder / task.file for task in grid.tasks.values() if task.file is not None]
+    with rehearsal(coming):
+        for task in grid.tasks.values():
+            try:
+                line.type(task.typed(grid.folder), rehearse=True)
+            except GregError as error:
+                error.args = (where.format(task.step.name) + str(error),)
+                raise
 
 
 def run(app: typer.Typer, grid: Grid, force: bool, ui: Reporter) -> Result:
     """Run what is missing, and return what results.json holds."""
-    with _going_on("the same command goes on"):
+    with going_on("the same command goes on"):
         return figures.document(grid, runner.run(grid, Line(app).type, ui, force=force))
 
 
 @contextmanager
-def _going_on(hint: str) -> Iterator[None]:
+def going_on(hint: str) -> Iterator[None]:
     """A signal is answered with a way to go on, wherever it was heard."""
     try:
         yield
@@ -150,7 +164,7 @@ def _analysis(task: Task, analyze: Words) -> tuple[str, ...] | None:
     """The command that resolves a task's selection on the network that its chain begins with, before any training."""
     selecting = {key: texts for key, texts in task.options.items() if key in analyze.options.keys() - NOT_OF_A_PLAN}
     begun = _beginning(task)
-    if begun is None or not selecting or MEASURED & selecting.keys() or "auto" in selecting.get("align", ()):
+    if begun is None or not selecting or is_measured(selecting):
         return None
     model = (begun.options.get("model") or begun.options["arch"])[-1]
     options = {key: texts for key, texts in begun.options.items() if key in ("arch", "arch-arg", "input-shape")}
@@ -160,6 +174,11 @@ def _analysis(task: Task, analyze: Words) -> tuple[str, ...] | None:
     elif not Path(model).is_file():
         return None
     return ("analyze", *argv({"model": [model], **options, **selecting}, analyze))
+
+
+def is_measured(selected: Mapping[str, Any]) -> bool:
+    """Whether a selection times networks."""
+    return bool(MEASURED & selected.keys()) or selected.get("align") in ("auto", ["auto"])
 
 
 def _beginning(task: Task) -> Task | None:
@@ -181,27 +200,44 @@ def demo(app: typer.Typer, folder: Path, ui: Reporter) -> Result:
     """Run the shipped recipe of the whole chain, all of it, and return what it shows."""
     started = time.monotonic()
     grid = grid_of(app, Path(str(files("sample_models").joinpath("recipes", DEMO))), (), 1.0, folder)
-    with _going_on(f"begin again with greg demo {folder} --force"):
+    with going_on(f"begin again with greg demo {folder} --force"):
         done = runner.run(grid, Line(app).type, ui, anew=True)
-    small = done["small"]
+    commands = [task.line(folder) for task in grid.tasks.values()]
+    return {**before_and_after(done), "commands": commands, "seconds": time.monotonic() - started}
+
+
+def before_and_after(done: Mapping[str, Result]) -> Result:
+    """What a chain from a dense network to an exported one made of it; None where it was not measured.
+
+    Args:
+        done: what its steps returned: `regularized`, `pruned`, `exported` (with its baseline) and `top1`.
+    """
+
+    def told(*keys: str) -> Any:
+        found: Any = done
+        for key in keys:
+            found = found.get(key) if found else None
+        return found
+
+    latency, baseline = told("exported", "latency"), told("exported", "baseline")
+    before, after = told("regularized", "top1_before"), told("top1", "top1")
     return {
         "dense": {
-            "params": done["layers"]["params"],
-            "macs": done["layers"]["macs"],
-            "onnx_size": done["dense"]["size"],
-            "top1": done["top1_dense"]["top1"],
-            "p50_ms": small["baseline"]["p50_ms"],
+            "params": told("pruned", "params", "before"),
+            "macs": told("pruned", "macs", "before"),
+            "onnx_size": told("exported", "baseline_size"),
+            "top1": before,
+            "p50_ms": baseline and baseline["p50_ms"],
         },
         "pruned": {
-            "params": done["pruned"]["params"]["after"],
-            "macs": done["pruned"]["macs"]["after"],
-            "onnx_size": small["size"],
-            "top1": done["top1_final"]["top1"],
-            "p50_ms": small["latency"]["p50_ms"],
+            "params": told("pruned", "params", "after"),
+            "macs": told("pruned", "macs", "after"),
+            "onnx_size": told("exported", "size"),
+            "top1": after,
+            "p50_ms": latency and latency["p50_ms"],
         },
-        "speedup": small["speedup"],
-        "macs_speedup": small["macs_speedup"],
-        "noisy": small["latency"]["noisy"] or small["baseline"]["noisy"],
-        "commands": [task.line(folder) for task in grid.tasks.values()],
-        "seconds": time.monotonic() - started,
+        "drop": None if before is None or after is None else before - after,
+        "speedup": told("exported", "speedup"),
+        "macs_speedup": told("pruned", "macs_speedup"),
+        "noisy": None if latency is None else any(timed["noisy"] for timed in (latency, baseline) if timed),
     }

@@ -11,12 +11,16 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import InputError, RequestError
 from greg_compress.recipes.recipe import PLACE, SEED, Kind, Recipe, Step, Words, listed
 from greg_compress.sources.specs import unknown
 
+FILES = ("model", "baseline", "teacher", "plan")
+"""Options that may name a file."""
 LENGTHS = ("epochs", "iterations", "warmup")
 """Options that --scale multiplies; of `regularize` the option --scale itself."""
 UP = re.compile(r"\{here\}((?:/\.\.)*)")
@@ -41,6 +45,8 @@ class Task:
     """As typed, but without the places of DIR and of the recipe, which may move."""
     reads: dict[str, Task] = field(repr=False)
     """By step."""
+    outside: dict[str, str]
+    """Digests of the files that no step makes and that it reads whole, by path."""
 
     @property
     def file(self) -> str | None:
@@ -49,7 +55,9 @@ class Task:
     @property
     def key(self) -> str:
         """Digest of everything that decides what it makes."""
-        made_from = [self.step.command, self.texts, {name: task.key for name, task in self.reads.items()}]
+        made_from: list[Any] = [self.step.command, self.texts, {name: task.key for name, task in self.reads.items()}]
+        if self.outside:
+            made_from.append(sorted(self.outside.values()))
         return hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
 
     def typed(self, folder: Path) -> list[str]:
@@ -147,7 +155,25 @@ def _task(
 
     files = {name: str(task.file) for name, task in reads.items()}
     real = filled(str(recipe.path.parent), {name: str(folder / file) for name, file in files.items()})
-    return Task(step, words, own, stem, real, tuple(argv(filled(None, files), words)), reads)
+    outside = _digests(real, [str(folder / file) for file in files.values()])
+    return Task(step, words, own, stem, real, tuple(argv(filled(None, files), words)), reads, outside)
+
+
+def _digests(options: Mapping[str, Sequence[str]], made: Sequence[str]) -> dict[str, str]:
+    """What tells the files of a command's options from others that will stand there some day."""
+    named = [text for key in FILES for text in options.get(key, ())]
+    named += [text[1:] for text in options.get("ratios", ()) if text.startswith("@")]
+    return {name: _digest(name, Path(name).stat()) for name in named if name not in made and Path(name).is_file()}
+
+
+@cache
+def _digest(name: str, _status: os.stat_result) -> str:
+    """Of a file as it is now; a grid names it many times."""
+    try:
+        with Path(name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror})") from error
 
 
 def _placed(text: str, here: str | None) -> str:

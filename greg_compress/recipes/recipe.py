@@ -98,7 +98,11 @@ def read(path: Path, settings: Sequence[str], commands: Mapping[str, Words]) -> 
         InputError: the file cannot be read, or is no TOML.
         RequestError: a key, a name or a value that is none, with the nearest that there is.
     """
-    content = _content(path)
+    return parsed(_content(path), path, settings, commands)
+
+
+def parsed(content: bytes, path: Path, settings: Sequence[str], commands: Mapping[str, Words]) -> Recipe:
+    """The same of a recipe that is not there yet, but will be at `path`."""
     try:
         found = tomllib.loads(content.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:

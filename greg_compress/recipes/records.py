@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.errors import InputError, RequestError
+from greg_compress.options.network import Output
 from greg_compress.recipes.expand import Grid, Task
 from greg_compress.whole_files import written_whole
 
@@ -79,24 +80,30 @@ def finished(task: Task, folder: Path) -> Result | None:
 
 
 def require_same(grid: Grid) -> None:
-    """Refuse a folder that holds a task of another command line.
+    """Refuse a folder that holds what another command line made, or began.
 
     Raises:
         RequestError: it does; what differs is said.
     """
     for task in grid.tasks.values():
         record = read(task, grid.folder)
-        if record is not None and record.key != task.key:
+        if record is not None and record.key != task.key and _holds_work(record, task, grid.folder):
             path = path_of(task, grid.folder)
             raise RequestError(
                 f"{path} says {_difference(record, task)}; add --force to do it anew, or name another -o"
             )
 
 
+def _holds_work(record: Record, task: Task, folder: Path) -> bool:
+    """Whether anything is there that would be lost; a command may have failed before it wrote anything."""
+    made = [] if task.file is None else [folder / task.file, Output(folder / task.file).partial]
+    return record.result is not None or any(path.exists() for path in made)
+
+
 def _difference(record: Record, task: Task) -> str:
     now = [task.step.command, *task.texts]
     if record.argv == now:
-        return "that it read another " + (" or ".join(task.reads) or "recipe")
+        return "that it read another " + (" or ".join([*task.reads, *task.outside]) or "recipe")
     was = [
         f"{before} {word}" if before.startswith("--") else word
         for before, word in pairwise(["", *record.argv])

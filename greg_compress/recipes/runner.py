@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 from greg_compress.errors import GregError, Interrupted, RequestError
 from greg_compress.options.network import Output
@@ -32,11 +31,7 @@ def run(grid: Grid, typed: Typed, ui: Reporter, *, force: bool = False, anew: bo
         RequestError: one was made by another command line, and not forced.
         GregError: what a command raised, with the task's name before it.
     """
-    if grid.folder.exists() and not grid.folder.is_dir():
-        raise RequestError(f"{grid.folder} is a file; name a folder with -o")
-    if not (force or anew):
-        records.require_same(grid)
-    _make(grid.folder)
+    prepare(grid, force or anew)
     done: dict[str, Result] = {}
     waiting = False
     while len(done) < len(grid.tasks):
@@ -55,7 +50,18 @@ def _stems(task: Task) -> set[str]:
     return {read.stem for read in task.reads.values()}
 
 
-def _make(folder: Path) -> None:
+def prepare(grid: Grid, force: bool) -> None:
+    """Make the folder, unless it holds what other command lines made; forced, these give way when it comes to them.
+
+    Raises:
+        RequestError: it does, or is a file.
+        GregError: it cannot be made.
+    """
+    folder = grid.folder
+    if folder.exists() and not folder.is_dir():
+        raise RequestError(f"{folder} is a file; name a folder with -o")
+    if not force:
+        records.require_same(grid)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,16 +60,30 @@ def open_model(options: ModelOptions, ui: Reporter | None = None, likely: Shape 
     return opened
 
 
-def open_beside(text: str, model: ModelOptions) -> Opened:
-    """Open a second network of a command (a baseline, a teacher), which may need what the command says of MODEL."""
+def open_beside(text: str, model: ModelOptions, first: State | None = None) -> Opened:
+    """Open a second network of a command (a baseline, a teacher), which may need what is known of MODEL.
+
+    Args:
+        model: what the command says of it.
+        first: what it was opened as, where the second takes the same input: weights may be of the same network.
+    """
+    shapes = None if first is None else first.input_shapes
     if is_architecture(text):
-        return open_model(ModelOptions(text, parse_architecture(text), download=model.download))
+        return open_model(ModelOptions(text, parse_architecture(text), shapes, download=model.download))
     try:
         return open_model(ModelOptions(text))
     except InputError:
-        if is_architecture(model.model) or not (model.arch or model.allow_pickle):
+        arch = model.arch if first is None else _without_weights(first.architecture, model.arch)
+        if is_architecture(model.model) or not (arch or model.allow_pickle):
             raise
-        return open_model(replace(model, model=text))
+        return open_model(replace(model, model=text, arch=arch, input_shapes=shapes))
+
+
+def _without_weights(own: Architecture, named: Architecture | None) -> Architecture | None:
+    """What a state says of its network, as `--arch` of a weights file; a FILE.py must have been named."""
+    if own.source not in LIBRARIES:
+        return None if named is None else replace(named, kwargs={**own.kwargs, **named.kwargs})
+    return Architecture(re.sub("@[^/]*", "", own.spec), own.kwargs)
 
 
 def _opened(options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened:

@@ -1,0 +1,46 @@
+"""The command line itself, and how its commands print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from typer import Typer
+
+from greg_compress.cli.boundary import Boundary
+from greg_compress.cli.seat import Rehearsed, current
+from greg_compress.errors import RequestError
+from greg_compress.processes import place
+from greg_compress.reporting import Reporter
+
+app = Typer(
+    cls=Boundary,
+    no_args_is_help=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@contextmanager
+def printed(
+    as_json: bool, kind: str, together: bool = False
+) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
+    """How a command prints its result and speaks while it works; loaded only now, so that --help is quick.
+
+    Of several processes the first one speaks, in the commands that run `together`.
+    """
+    here = place()
+    if not (together or here.alone):
+        raise RequestError("this command runs in one process; start it without torchrun")
+    seat = current()
+    if seat is not None and seat.rehearses:
+        raise Rehearsed
+    from greg_compress.cli import results
+    from greg_compress.cli.terminal import Terminal
+
+    if seat is not None:
+        yield lambda result: seat.take(results.finite(result)), Terminal()
+        return
+    with results.printed(as_json, getattr(results, kind)) as print_result:
+        yield (print_result, Terminal()) if here.first else (lambda _: None, Reporter())
