@@ -156,6 +156,7 @@ def loads_torch(*words: str) -> bool:
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
         ("run", "--help"),
         ("run", "sample_models/recipes/demo.toml", "--set", "ratio=2", "-o", "/tmp/never"),
+        ("compress", "sample_models/digits_resnet20.pt", "--data", "digits", "--ratios", "2", "-o", "/tmp/never.onnx"),
     ],
 )
 def test_what_the_command_line_alone_shows_needs_no_torch(words: tuple[str, ...]) -> None:
