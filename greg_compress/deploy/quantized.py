@@ -25,8 +25,8 @@ from greg_compress.errors import CheckFailed, GregError, first_line, is_out_of_m
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Samples, evenly
 
-IMAGES, BATCH_SIZE = 512, 16
-"""Twice as many change nothing; a batch's activations lie in memory together."""
+IMAGES, BATCH_SIZE = 512, 4
+"""Twice as many change nothing; the activations of a batch lie in memory together."""
 WARNINGS, NOTHING = 2, 4
 """onnxruntime's severities: its default, and fatal errors alone."""
 
