@@ -107,7 +107,7 @@ def _steps(model: Said, selected: Said, wished: Wish) -> dict[str, dict[str, Any
         "pruned": {"command": "prune", "model": "{regularized}", **later},
         "final": {
             "command": "finetune", "model": "{pruned}", **later, **training,
-            "epochs": float(f"{wished.epochs * wished.scale:.6g}"),
+            "epochs": _short(wished.epochs * wished.scale),
         },
         "exported": {
             "command": "export", "model": "{final}", **later, "baseline": "{model}", **timing,
@@ -116,6 +116,12 @@ def _steps(model: Said, selected: Said, wished: Wish) -> dict[str, dict[str, Any
         "top1": {"command": "evaluate", "model": "{exported}", "data": "{data}"},
     }  # fmt: skip
     return {name: {key: value for key, value in step.items() if value is not None} for name, step in steps.items()}
+
+
+def _short(number: float) -> float:
+    """A number as a person would write it: 5, not 5.0 or 4.9999999."""
+    rounded = float(f"{number:.6g}")
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def _later(model: Said) -> Said:

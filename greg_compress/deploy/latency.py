@@ -85,17 +85,10 @@ class Timing:
         return self.latencies[other].p50_ms / self.latencies[0].p50_ms
 
 
-def measure(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int, batch: int = 1) -> list[Latency]:
-    """Time each file `runs` times in turn, once, however noisy.
-
-    Raises:
-        CheckFailed: this onnxruntime cannot run one of the files.
-    """
-    return [_summary(row, threads, batch, None) for row in _Bench(paths, input_shapes, threads, batch).turns(runs)]
-
-
 def calmest(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int, batch: int = 1) -> Timing:
-    """The same, up to three times while it is noisy; the measurement with the least variation, and its intervals.
+    """Time each file `runs` times in turn, up to three times while it is noisy.
+
+    What counts is the measurement with the least variation, with its intervals.
 
     Raises:
         CheckFailed: this onnxruntime cannot run one of the files.

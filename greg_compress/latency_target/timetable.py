@@ -13,6 +13,7 @@ from pathlib import Path
 
 import onnxruntime
 
+from greg_compress.deploy.identity import processor
 from greg_compress.errors import GregError
 from greg_compress.latency_target.layers import Form
 from greg_compress.latency_target.probes import time_forms
@@ -23,15 +24,6 @@ from greg_compress.whole_files import written_whole
 def cache_folder() -> Path:
     """`$XDG_CACHE_HOME/greg`, or what stands for it."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "greg"
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith(("model name", "Model")):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 class Timetable:
