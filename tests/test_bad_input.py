@@ -228,7 +228,7 @@ SELECTIONS: list[tuple[str, int, str]] = [
     ("--ratios 0.5 --coupled", 2, "--coupled would have no effect: no addition ties layers of this network"),
     ("--ratios b=0.5 --scope global", 2, "--scope global takes one number as --ratios, not b=0.5"),
     ("--ratios 0.5 --align 64", 3, "removes nothing from any group that could lose units; see --ratios and --align"),
-    ("--ratios 0.5 --plan plan.json", 2, "with one of --ratios, --plan, --target-macs and --target-params, not --rat"),
+    ("--ratios 0.5 --plan plan.json", 2, "and --target-speedup, not --ratios and --plan"),
     ("--ratios 0.5 --target-macs 50%", 2, "not --ratios and --target-macs"),
     ("--target-params 50% --target-macs 50%", 2, "not --target-macs and --target-params"),
     ("--target-macs 1%", 2, "--target-macs 1%: the least that can be left is"),
@@ -246,7 +246,7 @@ SELECTIONS: list[tuple[str, int, str]] = [
     ("--plan frozen.json", 2, "frozen.json removes 1 units of fc, which is frozen: it is the network's output"),
     *((f"--plan plan.json {more}", 2, f"{more.split()[0]} would have no effect: --plan says")
       for more in ("--skip a", "--coupled", "--align 4", "--scope local", "--max-ratio 0.5")),
-    *((more, 2, f"{more.split()[0]} would have no effect without --ratios")
+    *((more, 2, f"{more.split()[0]} would have no effect without one of --ratios")
       for more in ("--skip a", "--coupled", "--align 4", "--scope global", "--max-ratio 0.5")),
 ]  # fmt: skip
 
