@@ -112,7 +112,7 @@ class Clock:
     ) -> None:
         """`at` is a folder for the files that are measured."""
         self._model, self._wiring, self._groups = model, wiring, groups
-        self._threads, self._batch, self._folder, self._ui = threads, batch, at, ui
+        self._threads, self._batch, self._folder = threads, batch, at
         ui.note("exporting the network to measure it")
         self._dense = self._exported(model, "dense.onnx")
         self.dense = latency.calmest([self._dense], wiring.input_shapes, threads, FEWEST_RUNS, batch).latencies[0]

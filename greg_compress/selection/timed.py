@@ -42,9 +42,7 @@ def resolve_timed(model: nn.Module, wiring: Wiring, selection: Selection, scores
     if not free:
         return Plan({})
     option, _, text = selection.text.partition(" ")
-    goal = Goal(
-        option, text, selection.target_latency, selection.target_speedup, selection.threads, selection.batch
-    )  # fmt: skip
+    goal = Goal(option, text, selection.target_latency, selection.target_speedup, selection.threads, selection.batch)
     counts = [choices[group.name] for group in free]
     with clock(model, wiring, free, selection.threads, selection.batch, ui) as timed:
         kept, met = reach(goal, timed, counts, lambda found: _worth(selection, found, free, counts, scores), ui)
