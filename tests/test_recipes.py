@@ -197,7 +197,7 @@ def test_every_shipped_recipe_cuts_what_the_paper_says(greg: Greg, tmp_path: Pat
 
 
 def test_the_recipe_of_the_readme_is_one(greg: Greg, tmp_path: Path) -> None:
-    text = (ROOT / "README.md").read_text().partition("```toml\n")[2].partition("```")[0]
+    text = (ROOT / "docs/recipes.md").read_text().partition("```toml\n")[2].partition("```")[0]
     (tmp_path / "r.toml").write_text(text.replace("{here}/..", str(ROOT / "sample_models")))
     steps = greg("run", "r.toml", "--dry-run", "--json").json["steps"]
     assert [step["step"] for step in steps if step["step"].startswith("base")] == ["base-s0", "base-s1", "base-s2"]
