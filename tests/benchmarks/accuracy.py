@@ -1,9 +1,10 @@
 """Accuracy against Torch-Pruning's GrowingRegPruner and GroupNormPruner: same base, MACs, images and iterations.
 
-Usage: python tests/benchmarks/accuracy.py BASE --data DATA --ratio R [--seed N] [--methods ...] > theirs.json
+Usage: python tests/benchmarks/accuracy.py BASE --data DATA --ratio R [--seed N] [--scale F] > theirs.json
 (pip install torch-pruning). BASE is a dense state of greg's. Each method trains with its regularizer for as long as
 preset quick's phase, cuts to the MACs that ratio R leaves of BASE in greg, and is fine-tuned as `greg finetune` does;
-all in greg's own training loop. The regularizers' strengths are the defaults of Torch-Pruning's reproduce/main.py.
+all in greg's own training loop, both lengths F times as long, as by `greg run --scale F`. The regularizers' strengths
+are the defaults of Torch-Pruning's reproduce/main.py.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from greg_compress.options.penalty import PenaltyOptions, Preset
 from greg_compress.options.selecting import Selection
 from greg_compress.options.training import Decay, Precision
 from greg_compress.penalty.presets import PRESETS
-from greg_compress.penalty.schedule import resolve_schedule
+from greg_compress.penalty.schedule import scaled_schedule
 from greg_compress.selection.choose import choose
 from greg_compress.selection.ratios import parse_ratios
 from greg_compress.sources.data import load_data
@@ -100,7 +101,7 @@ def train(model: nn.Module, batches: Batches, schedule: Schedule, seed: int, reg
             print(f"iteration {iteration} of {schedule.total}", file=sys.stderr, flush=True)
 
 
-def chain(opened: Opened, method: str, data: Any, wanted: int, seed: int, epochs: int) -> dict[str, Any]:
+def chain(opened: Opened, method: str, data: Any, wanted: int, seed: int, epochs: int, scale: float) -> dict[str, Any]:
     model, shapes = copy.deepcopy(opened.model).to(memory_format=torch.channels_last), opened.state.input_shapes  # type: ignore[call-overload]
     normalization = normalization_of(opened.state)
     batches = Batches(data.train, normalization, 128, seed)
@@ -115,13 +116,13 @@ def chain(opened: Opened, method: str, data: Any, wanted: int, seed: int, epochs
     def top1(network: nn.Module) -> float:
         return evaluate(network, data.test, normalization, CPU).top1
 
-    phase = resolve_schedule(PenaltyOptions(), len(batches), 5e-4).iterations
+    phase = scaled_schedule(PenaltyOptions(), len(batches), 5e-4, scale).iterations
     regularizer = Theirs(make(model, 0.5), model, max(1, phase // UPDATES))
     train(model, batches, Schedule(PRESETS[Preset.QUICK].lr, phase), seed, regularizer)
     result = {"method": method, "end_of_phase": top1(model)}
     model = cut_to(wanted, make, model.eval(), shapes)
     result |= {"macs": macs(model, shapes), "after_the_cut": top1(model)}
-    total = epochs * len(batches)
+    total = round(scale * epochs * len(batches))
     train(model, batches, Schedule(0.02, total, Decay.COSINE, total // 20), seed)
     return {**result, "top1": top1(model), "iterations": phase + total}
 
@@ -133,6 +134,7 @@ def main() -> None:
     parser.add_argument("--ratio", required=True)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     asked = parser.parse_args()
     numerics.flush_denormals()
@@ -142,8 +144,9 @@ def main() -> None:
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     plan = choose(opened.model, wiring, Selection(parse_ratios(asked.ratio)))
     wanted = cost_after(opened.model, wiring, plan.removed_units(wiring)).macs
-    rows = [chain(opened, method, data, wanted, asked.seed, asked.epochs) for method in asked.methods]
-    print(json.dumps({"ratio": asked.ratio, "seed": asked.seed, "macs_wanted": wanted, "rows": rows}, indent=2))
+    rows = [chain(opened, method, data, wanted, asked.seed, asked.epochs, asked.scale) for method in asked.methods]
+    of = {"ratio": asked.ratio, "seed": asked.seed, "scale": asked.scale, "macs_wanted": wanted}
+    print(json.dumps({**of, "rows": rows}, indent=2))
 
 
 main()
