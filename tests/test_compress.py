@@ -15,17 +15,19 @@ import onnx
 import pytest
 import torch
 import torchvision
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from greg_compress.cli import app
+from greg_compress.cli import app, compressing
 from greg_compress.cli.arguments import model_options
+from greg_compress.cli.compressing import against_target
 from greg_compress.cli.grouped import as_said
-from greg_compress.cli.running import Line
+from greg_compress.cli.running import Line, grid_from
 from greg_compress.cli.selecting import selection
 from greg_compress.errors import InputError, RequestError
-from greg_compress.options.network import ModelOptions
+from greg_compress.options.network import ModelOptions, Output
 from greg_compress.recipes.writing import is_untouched, require_plain, written
+from greg_compress.reporting import Reporter
 from greg_compress.state.models import open_beside, open_model
 from tests import program
 from tests.conftest import Ran
@@ -299,6 +301,38 @@ def test_a_touched_recipe_is_told_from_an_untouched_one() -> None:
         assert not is_untouched(text[:at] + "#" + text[at + 1 :]), at
         assert not is_untouched(text[:at])
     assert not is_untouched("")
+
+
+@given(st.floats(1.01, 100), st.floats(0.01, 100), st.booleans())
+def test_a_target_in_time_is_met_within_five_percent(asked: float, ratio: float, by_speedup: bool) -> None:
+    """`ratio` is the time that was asked for over what the file takes."""
+    if by_speedup:
+        found = against_target({"target-speedup": f"{asked}x"}, {"speedup": asked * ratio})
+    else:
+        found = against_target({"target-latency": f"{asked}ms"}, {"speedup": 3.0, "pruned": {"p50_ms": asked / ratio}})
+    assume(abs(ratio * 1.05 - 1) > 1e-9)
+    assert found is not None
+    assert (found["met"], found["asked"]) == (ratio > 1 / 1.05, pytest.approx(asked))
+    assert against_target({"ratios": "0.5"}, {"speedup": 1.0}) is None
+
+
+@pytest.mark.parametrize(("asked", "warned"), [("900x", True), ("0.001x", False)])
+def test_a_missed_target_is_said(finished: Path, monkeypatch: pytest.MonkeyPatch, asked: str, warned: bool) -> None:
+    """Everything is finished, and the exported file was measured then."""
+
+    class Heard(Reporter):
+        said = ""
+
+        def warn(self, text: str) -> None:
+            self.said += text
+
+    monkeypatch.chdir(finished)
+    monkeypatch.setattr(compressing, "parse_factor", lambda _, text: float(text[:-1]))
+    path, output, ui = Path("m.onnx.greg/recipe.toml"), Output(Path("m.onnx"), force=True), Heard()
+    text = path.read_text()
+    report = compressing.run(app, grid_from(app, text, path), text, {"target-speedup": asked}, None, output, ui)
+    assert report["target"]["met"] is not warned
+    assert (f"--target-speedup {asked} ({report['speedup']:.2f}x) was met when widths were chosen" in ui.said) is warned
 
 
 def test_a_folder_where_nothing_was_finished_takes_other_options(greg: Greg, here: Path) -> None:

@@ -54,7 +54,7 @@ def compress(
     text = compressing.recipe(model, selected, wished, output)
     grid = running.grid_from(app, text, compressing.recipe_path(output))
     with claimed(output), printed(json, "compressed") as (print_result, ui):
-        print_result(compressing.run(app, grid, text, wished.max_drop, output, ui))
+        print_result(compressing.run(app, grid, text, selected, wished.max_drop, output, ui))
 
 
 @app.command()

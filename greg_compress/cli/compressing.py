@@ -24,11 +24,14 @@ from greg_compress.recipes import records, runner
 from greg_compress.recipes.expand import Grid
 from greg_compress.recipes.writing import is_untouched, require_plain, written
 from greg_compress.reporting import Reporter
+from greg_compress.selection.amounts import parse_factor, parse_time
 from greg_compress.sources.specs import LIBRARIES, Architecture, is_architecture
 from greg_compress.whole_files import written_whole
 
 EPOCHS = 5.0
 ROUNDING = 1e-9
+NEAR = 1.05
+"""A target in time is met within 5%."""
 SHOWN = {
     "top-1 before": "regularized.top1_before",
     "top-1 after, in onnxruntime": "top1.top1",
@@ -131,15 +134,19 @@ def _later(model: Said) -> Said:
     return {**leave, "arch": own} if is_architecture(own) and Architecture(own).source not in LIBRARIES else leave
 
 
-def run(app: typer.Typer, grid: Grid, text: str, most: float | None, output: Output, ui: Reporter) -> Result:
+def run(
+    app: typer.Typer, grid: Grid, text: str, selected: Said, most: float | None, output: Output, ui: Reporter
+) -> Result:
     """Run what is missing of the chain, and put the exported file in its place.
 
     Args:
         text: of the recipe.
+        selected: what is to be pruned, as it was typed.
         most: points of top-1 that the exported file may be below the dense network.
 
     Returns:
-        `onnx`, `recipe`, what :func:`running.before_and_after` does, and `seconds`.
+        `onnx`, `recipe`, what :func:`running.before_and_after` does, `target`: what was asked for in time and what the
+        file takes (see :func:`against_target`), and `seconds`.
 
     Raises:
         CheckFailed: a gate is not passed, and no file was left.
@@ -150,7 +157,7 @@ def run(app: typer.Typer, grid: Grid, text: str, most: float | None, output: Out
     def told(done: dict[str, Result], passed: bool) -> Result:
         onnx = str(output.path) if passed else None
         told = {"onnx": onnx, "recipe": str(grid.recipe.path), **running.before_and_after(done)}
-        return {**told, "seconds": time.monotonic() - started}
+        return {**told, "target": against_target(selected, told), "seconds": time.monotonic() - started}
 
     try:
         with running.going_on("the same command goes on"):
@@ -168,7 +175,27 @@ def run(app: typer.Typer, grid: Grid, text: str, most: float | None, output: Out
         )
     with written_whole(output.path, replace=output.force) as path:
         shutil.copyfile(grid.folder / str(grid.tasks["exported"].file), path)
+    if (target := report["target"]) is not None and not target["met"]:
+        why = "the timing is noisy, repeat it on a quiet machine" if report["noisy"] else "ask for a little more"
+        ui.warn(f"{target['text']} was met when widths were chosen, the exported file misses it; {why}")
     return report
+
+
+def against_target(selected: Said, report: Result) -> Result | None:
+    """Whether the exported file is as fast as was asked for, within 5%; None where no time was, or none was measured.
+
+    Milliseconds are p50; with `--target-speedup` both figures are ratios of times. Times are measured when widths are
+    chosen and again of the exported file, and what else a machine does may have changed in between.
+    """
+    if (typed := selected.get("target-speedup")) is not None and report["speedup"] is not None:
+        asked, measured = parse_factor("--target-speedup", typed), report["speedup"]
+        text, met = f"--target-speedup {typed} ({measured:.2f}x)", measured * NEAR >= asked
+    elif (typed := selected.get("target-latency")) is not None and (took := report["pruned"]["p50_ms"]) is not None:
+        asked, measured = parse_time("--target-latency", typed), took
+        text, met = f"--target-latency {typed} ({took:.3g} ms)", took <= asked * NEAR
+    else:
+        return None
+    return {"asked": asked, "measured": measured, "met": met, "text": text}
 
 
 def _write(grid: Grid, text: str, force: bool) -> None:
