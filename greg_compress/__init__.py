@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from greg_compress.errors import GregError
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from greg_compress.api.network import Network
+    from greg_compress.api.penalty import Penalty
+else:
+    _LAZY = {"Network": "greg_compress.api.network", "Penalty": "greg_compress.api.penalty"}
+    """What needs torch, and so comes when it is asked for: the command line imports this package, too."""
+
+    def __getattr__(name: str) -> Any:
+        if name not in _LAZY:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(_LAZY[name]), name)
+
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = ["GregError", "Network", "Penalty", "__version__", "load"]
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
 
 
 def load(path: str | PathLike[str], arch: str | None = None, allow_pickle: bool = False) -> nn.Module:

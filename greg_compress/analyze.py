@@ -64,29 +64,41 @@ def run(
     masks, singly = opened.state.masks, selection is not None and selection.unstructured
     weights = choose_weights(opened.model, wiring, selection, masks, scored) if selection and singly else None
     plan = choose(opened.model, wiring, selection, scored, ui) if selection and weights is None else None
-    left = None if plan is None else without(opened.model, wiring, plan.removed_units(wiring))
-    whole = cost_of(opened.model, wiring)
     coupled = selection is not None and selection.coupled
-    result = {
-        "params": whole.params,
-        "macs": whole.macs,
-        "size": whole.size,
-        **zeros_and_share(opened.model),
-        "layers": _layers(opened.model, wiring, left, plan, coupled),
-        "uncalled": _uncalled(opened.model, wiring),
-        "plan": None if plan is None or left is None else _effect(whole, cost_of(left, wiring), plan),
-        "sensitivity": _sensitivity(opened, wiring, data, sensitivity, coupled, ui) if data and sensitivity else None,
-    }
+    result = analysis(opened.model, wiring, plan, coupled)
+    if data and sensitivity:
+        result["sensitivity"] = _sensitivity(opened, wiring, data, sensitivity, coupled, ui)
     if weights is not None:
-        _add_weights(result, opened.model, wiring, weights, whole)
+        _add_weights(result, opened.model, wiring, weights)
     if plan is not None and plan_output is not None:
         with written_whole(plan_output.path, replace=plan_output.force) as path:
             path.write_text(written(plan, wiring))
     return result
 
 
-def _add_weights(result: dict[str, Any], model: nn.Module, wiring: Wiring, masks: Masks, whole: Cost) -> None:
+def analysis(model: nn.Module, wiring: Wiring, plan: Plan | None, coupled: bool = False) -> dict[str, Any]:
+    """What :func:`run` returns, but for a sensitivity and single weights.
+
+    Args:
+        coupled: whether groups that additions tie together count as prunable.
+    """
+    left = None if plan is None else without(model, wiring, plan.removed_units(wiring))
+    whole = cost_of(model, wiring)
+    return {
+        "params": whole.params,
+        "macs": whole.macs,
+        "size": whole.size,
+        **zeros_and_share(model),
+        "layers": _layers(model, wiring, left, plan, coupled),
+        "uncalled": _uncalled(model, wiring),
+        "plan": None if plan is None or left is None else _effect(whole, cost_of(left, wiring), plan),
+        "sensitivity": None,
+    }
+
+
+def _add_weights(result: dict[str, Any], model: nn.Module, wiring: Wiring, masks: Masks) -> None:
     """Put into a result what single weights to remove would leave: the same shapes, and more zeros."""
+    whole = cost_of(model, wiring)
     more = {name: int((mask & (model.get_parameter(name).detach().cpu() != 0)).sum()) for name, mask in masks.items()}
     held = {layer.name: layer.weight or f"{layer.name}.weight" for layer in wiring.ran}
     for row in result["layers"]:

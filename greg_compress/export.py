@@ -59,6 +59,25 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
     _say(opened, model.model, ui)
     data = _images(options.images, [each for each in (opened, baseline) if each is not None])
     pixels = own_normalization(opened, model.model) if options.preprocessing else None
+    return exported(opened, baseline, data, pixels, options, gates, output, ui)
+
+
+def exported(
+    opened: Opened,
+    baseline: Opened | None,
+    data: Dataset | None,
+    pixels: Normalization | None,
+    options: ExportOptions,
+    gates: Gates,
+    output: Output,
+    ui: Reporter,
+) -> Report:
+    """What :func:`run` does, with networks that are open.
+
+    Args:
+        data: what calibrates, and what accuracy is measured on.
+        pixels: what the file itself does to images.
+    """
     shapes = opened.state.input_shapes
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
         ui.note("exporting")

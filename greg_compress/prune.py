@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from greg_compress.cost import zeros, zeros_and_share
 from greg_compress.criteria.images import scoring_images
 from greg_compress.criteria.loss import Batches
 from greg_compress.criteria.weights import weight_scores
-from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.options.criterion import L1
 from greg_compress.options.measuring import ImageOptions
@@ -29,12 +28,11 @@ from greg_compress.sources.data import load_data
 from greg_compress.sources.dataset import Dataset
 from greg_compress.state import files, history
 from greg_compress.state.format import State
-from greg_compress.state.models import Opened, network, open_model, weights_of
-from greg_compress.surgery.cut import Form, cut
+from greg_compress.state.models import Opened, open_model, require_rebuilt, weights_of
 from greg_compress.surgery.effect import cost_of, reduction
-from greg_compress.surgery.folding import Folding, folded
-from greg_compress.surgery.masking import SelfCheck, masked_equals_sliced, same_outputs
-from greg_compress.surgery.replay import Difference, first_difference
+from greg_compress.surgery.folding import Folding
+from greg_compress.surgery.masking import same_outputs
+from greg_compress.surgery.pruned import Pruned, pruned
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.recalibration import recalibrate, training_batches
 from greg_compress.unstructured.layers import choose as choose_weights
@@ -42,7 +40,6 @@ from greg_compress.unstructured.layers import counts as weight_counts
 from greg_compress.unstructured.layers import require_kind, show_counts, to_json
 from greg_compress.unstructured.masks import counts_of, differing, least, zero
 from greg_compress.wiring.groups import Group, Wiring, find_groups
-from greg_compress.wiring.skeleton import named_tensors
 
 
 @dataclass(frozen=True)
@@ -57,12 +54,12 @@ class Asked:
     def scored_on(self, state: State) -> Callable[[], Batches] | None:
         return scoring_images(self.data.train, normalization_of(state)) if self.data else None
 
-    def recalibrated(self, network: nn.Module, state: State) -> bool:
-        """Measure the network's statistics anew if that is asked; whether it is."""
+    def recalibration(self, state: State) -> Callable[[nn.Module], None] | None:
+        """What measures a network's statistics anew, if that is asked."""
         if not (self.data and self.images and self.images.recalibrate):
-            return False
-        recalibrate(network, training_batches(self.data.train, normalization_of(state)), self.images.recalibrate)
-        return True
+            return None
+        batches = training_batches(self.data.train, normalization_of(state))
+        return partial(recalibrate, batches=batches, number=self.images.recalibrate)
 
 
 def run(
@@ -101,36 +98,34 @@ def _channels(opened: Opened, asked: Asked, ui: Reporter) -> dict[str, Any]:
     plan, differs = _plan(opened, wiring, asked, ui)
     removed = plan.removed_units(wiring)
     show_plan(opened.model, wiring, plan, ui)
-    if (difference := first_difference(opened.model, wiring, removed)) is not None:
-        raise CheckFailed(f"this plan cannot be cut: {difference.reason}; {_way_out(wiring, plan, difference)}")
-    small = copy.deepcopy(opened.model)
-    form = cut(small, wiring, removed)
-    check = masked_equals_sliced(opened.model, small, wiring, removed)
-    folding = None
-    if not asked.recalibrated(small, opened.state) and opened.state.stage == "regularized":
-        folding = folded(opened.model, small, wiring, removed)
-        _tell(folding, ui)
-        small = folding.network
-        form.shapes.update(folding.biases)
-    before, after = (cost_of(network, wiring) for network in (opened.model, small))
+    found = pruned(
+        opened.model,
+        wiring,
+        removed,
+        fold=opened.state.stage == "regularized",
+        recalibrate=asked.recalibration(opened.state),
+    )
+    if found.folding is not None:
+        _tell(found.folding, ui)
+    before, after, small = found.before, found.after, found.model
     report = {
         **{
             name: {"before": getattr(before, name), "after": getattr(after, name)}
             for name in ("params", "macs", "size")
         },
         **reduction(before, after),
-        "self_check": check.to_json(),
+        "self_check": found.check.to_json(),
         "groups": [
             {"name": group.name, "channels": group.channels, "kept": plan.kept_in(group)} for group in wiring.groups
         ],
-        "fold": folding.to_json() if folding else None,
+        "fold": found.folding.to_json() if found.folding else None,
         "layers": None,
         "zeros": {"before": zeros(opened.model.parameters()), "after": zeros(small.parameters())},
         "l1_differs": differs,
         "target": None if plan.solution is None else plan.solution.to_json(),
     }
-    _require(check, report)
-    _require_rebuilt(small, _pruned(opened, small, form, plan), asked.model)
+    found.check.require(report)
+    require_rebuilt(small, _cut_state(opened, found, plan), asked.model, "the pruned state")
     return report
 
 
@@ -142,10 +137,11 @@ def _weights(opened: Opened, asked: Asked, ui: Reporter) -> dict[str, Any]:
     state.masks, differs = _masks(opened, wiring, asked)
     show_counts(dense, counts_of(state.masks), ui)
     zero(dense, state.masks)
-    asked.recalibrated(dense, state)
+    if (settle := asked.recalibration(state)) is not None:
+        settle(dense)
     plan = to_json(dense, counts_of(state.masks))
     state.stage, state.plan, state.weights = "pruned", plan, weights_of(dense)
-    rebuilt = _require_rebuilt(dense, state, asked.model)
+    rebuilt = require_rebuilt(dense, state, asked.model, "the pruned state")
     check = same_outputs(dense, rebuilt, wiring)
     report = {
         **{name: dict.fromkeys(("before", "after"), getattr(cost, name)) for name in ("params", "macs", "size")},
@@ -159,7 +155,7 @@ def _weights(opened: Opened, asked: Asked, ui: Reporter) -> dict[str, Any]:
         "target": None,
     }
     report["zeros"] = {"before": before, "after": report["zeros"]}
-    _require(check, report)
+    check.require(report)
     return report
 
 
@@ -217,47 +213,16 @@ def _tell(folding: Folding, ui: Reporter) -> None:
         ui.note("the picked filters are too far from zero to fold what they make; see --recalibrate")
 
 
-def _way_out(wiring: Wiring, plan: Plan, difference: Difference) -> str:
-    """What to skip, when trial cuts held and this very plan does not."""
-    groups = {group.name: group.units for group in wiring.groups}
-    passing = [name for name in plan.shares if bool(torch.isin(groups[name], difference.units).any())]
-    names = " and ".join(dict.fromkeys(name.partition("#")[0] for name in passing))
-    return f"it would do without {names} (see --skip)" if names else "please report this network"
-
-
 def _counts(plan: Plan, groups: Sequence[Group]) -> str:
     return ", ".join(f"{group.name} {plan.kept_in(group)}" for group in groups[:3]) + " ..." * (len(groups) > 3)
 
 
-def _require(check: SelfCheck, report: dict[str, Any]) -> None:
-    if not check.passed:
-        raise CheckFailed(
-            f"the self-check failed: masked and sliced outputs differ by {check.max_rel_error:.1e} of the largest"
-            " output; nothing was written, please report this network",
-            {**report, "passed": False},
-        )
-
-
-def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> nn.Module:
-    """Rebuild the network as every later command will, before anything is written.
-
-    Raises:
-        CheckFailed: what comes out is another network.
-    """
-    found = network(state, model, "the pruned state")
-    rebuilt = dict(named_tensors(found))
-    for name, tensor in named_tensors(small):
-        if not torch.equal(rebuilt[name], tensor):
-            raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")
-    return found
-
-
-def _pruned(opened: Opened, small: nn.Module, form: Form, plan: Plan) -> State:
+def _cut_state(opened: Opened, found: Pruned, plan: Plan) -> State:
     state = opened.state
     state.stage = "pruned"
-    state.weights = weights_of(small)
-    state.shapes = state.shapes | form.shapes
-    state.groups = state.groups | form.groups
+    state.weights = weights_of(found.model)
+    state.shapes = state.shapes | found.form.shapes
+    state.groups = state.groups | found.form.groups
     state.plan = plan.to_json()
     return state
 

@@ -21,10 +21,9 @@ from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, PenaltyOptions
 from greg_compress.options.selecting import Selection
 from greg_compress.options.training import TeacherOptions, TrainingOptions
-from greg_compress.penalty.growing import GrowingPenalty
+from greg_compress.penalty.phase import UnitPhase
 from greg_compress.penalty.presets import PRESETS
-from greg_compress.penalty.schedule import GrowthSchedule, fitted_schedule, resolve_schedule, scaled_schedule
-from greg_compress.penalty.targets import Aim, Units
+from greg_compress.penalty.schedule import GrowthSchedule, schedule_of
 from greg_compress.penalty.witness import Witness
 from greg_compress.preview import show_plan
 from greg_compress.recording import recorded
@@ -77,7 +76,7 @@ def run(
         opened.state.plan = chosen.to_json()
 
     def phase(network: nn.Module, state: State, steps: int, allowed: int | None) -> Phase | WeightPhase:
-        schedule = _schedule(options, steps, training.weight_decay, allowed)
+        schedule = schedule_of(options, steps, training.weight_decay, allowed)
         compares = options.method is Method.GREG_2 or (selection.plan is None and selection.criterion == L1)
         if not selection.unstructured:
             return Phase(network, state, schedule, options, ui, compares)
@@ -132,45 +131,24 @@ class Phase:
     ) -> None:
         self._wiring = prunable_wiring(network, state.input_shapes)
         self._network = network
-        self._at_first = picks_from_json(state.plan, self._wiring)
-        """The picks before the first iteration, by the criterion or a plan file: GReg-1's own, of which GReg-2 takes
-        the counts alone."""
+        at_first = picks_from_json(state.plan, self._wiring)
         self._compares = compares
-        self._ui = ui
         self._schedule = schedule
-        self._units = Units(network, self._wiring, options.penalize or PRESETS[options.preset].penalize)
-        show_plan(network, self._wiring, self._at_first, ui)
+        show_plan(network, self._wiring, at_first, ui)
         _show_schedule(schedule, options, ui)
         self.iterations = schedule.iterations
-        self._losing = [group for group in self._wiring.groups if group.name in self._at_first.shares]
+        self._losing = [group for group in self._wiring.groups if group.name in at_first.shares]
         self._witness = Witness(self._norms, {group.name: group.channels for group in self._losing}, schedule)
-        self._penalty = self._greg_2(schedule) if options.method is Method.GREG_2 else self._greg_1(schedule)
+        penalize = options.penalize or PRESETS[options.preset].penalize
+        self._units = UnitPhase(network, self._wiring, at_first, schedule, penalize, ui.note, self._witness)
 
     @property
     def regularizer(self) -> Regularizer:
-        return self._penalty
-
-    def _greg_1(self, schedule: GrowthSchedule) -> GrowingPenalty:
-        return GrowingPenalty(schedule, self._units.picked_by(self._at_first, recover=False), witness=self._witness)
-
-    def _greg_2(self, schedule: GrowthSchedule) -> GrowingPenalty:
-        return GrowingPenalty(schedule, self._units.all_of(self._at_first), self._pick, self._witness)
+        return self._units.penalty
 
     def _norms(self) -> dict[str, Tensor]:
         """What the witness looks at: the L1 norm of every unit of the groups that lose some."""
         return {group.name: l1(self._network, self._wiring, group) for group in self._losing}
-
-    def _pick(self, saved: dict[str, Any] | None) -> tuple[dict[str, Any], Aim]:
-        if saved is None:
-            plan = by_l1(self._network, self._wiring, self._at_first)
-            units = sum(share.channels - share.kept for share in plan.shares.values())
-            differs = plan.differs_from(self._at_first)
-            self._ui.note(f"picked {units} units, {differs} of which L1 would not have picked at the start")
-        else:
-            plan = picks_from_json(saved, self._wiring)
-            if plan.counts != self._at_first.counts:
-                raise ValueError("picks of other counts than at the start")
-        return plan.to_json(), self._units.picked_by(plan, recover=True)
 
     @property
     def most_recorded(self) -> int:
@@ -178,21 +156,13 @@ class Phase:
 
     def record(self) -> dict[str, Any]:
         """`norms`: see :mod:`greg_compress.penalty.witness`."""
-        return {"norms": self._penalty.record()}
+        return {"norms": self._units.penalty.record()}
 
     def conclude(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """The plan of the finished state (the picks), and how many of them L1 would not have made at the start."""
-        picks = self._penalty.picks or self._at_first.to_json()
-        differs = picks_from_json(picks, self._wiring).differs_from(self._at_first)
+        picks = self._units.picks
+        differs = picks_from_json(picks, self._wiring).differs_from(self._units.start)
         return {"plan": picks}, {"l1_differs": differs if self._compares else None, **self._schedule.figures()}
-
-
-def _schedule(options: PenaltyOptions, steps: int, weight_decay: float, allowed: int | None) -> GrowthSchedule:
-    if options.scale is not None:
-        return scaled_schedule(options, steps, weight_decay, options.scale)
-    if allowed is None:
-        return resolve_schedule(options, steps, weight_decay)
-    return fitted_schedule(options, steps, weight_decay, allowed)
 
 
 def _show_schedule(schedule: GrowthSchedule, options: PenaltyOptions, ui: Reporter) -> None:

@@ -34,11 +34,12 @@ ALLOWED: dict[str, set[str]] = {
     "cost": {"wiring"},
     "latency_target": {"errors", "reporting", "whole_files", "wiring", "surgery.cut", "deploy"},
     "selection": {"errors", "options", "reporting", "wiring", "criteria", "cost", "latency_target"},
-    "penalty": {"errors", "options", "wiring", "selection.plan"},
+    "penalty": {"errors", "options", "wiring", "selection.plan", "criteria.scores"},
     "unstructured": {"errors", "options", "reporting", "wiring", "criteria", "selection", "penalty"},
     "tensor_files": {"errors"},
     "sources": {"errors", "tensor_files"},
-    "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"},
+    "state": {"errors", "options", "reporting", "whole_files", "tensor_files", "sources", "surgery.cut"}
+    | {"wiring.skeleton"},
     "training": {"errors", "options", "reporting", "sources.normalization", "sources.samples"},
     "deploy": {"errors", "wiring.skeleton", "training.evaluation", "options.gates"}
     | {"sources.dataset", "sources.normalization", "sources.samples"},
@@ -51,6 +52,8 @@ ALLOWED: dict[str, set[str]] = {
     "long_run": {*WORDS, "recording", "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
     "recipes": {*WORDS, "sources.specs"},
     "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
+    "api": {*WORDS, "analyze", "export", "selection", "wiring", "surgery", "cost", "penalty"}
+    | {"sources.models", "sources.specs", "state"},
     **{
         stage: {
             *WORDS,

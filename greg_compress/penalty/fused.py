@@ -21,15 +21,20 @@ BLOCK = 2**20
 
 
 class Pull:
-    """grad += lambda * w for the picked rows of every target, and grad += recover * w for the kept ones."""
+    """grad += lambda * w for the picked rows of every target, and grad += recover * w for the kept ones.
+
+    Args:
+        recover: of the targets that have none of their own.
+    """
 
     def __init__(self, targets: Sequence[Target], recover: float) -> None:
         self._parameters = [target.parameter for target in targets]
         self._picked = [target.picked for target in targets]
         self._kept = []
-        if recover and any(target.kept is not None for target in targets):
+        recovers = [recover if target.recover is None else target.recover for target in targets]
+        if any(each and target.kept is not None for each, target in zip(recovers, targets, strict=True)):
             kept = [torch.zeros_like(t.picked) if t.kept is None else t.kept for t in targets]
-            self._kept = list(torch._foreach_mul(kept, recover))
+            self._kept = list(torch._foreach_mul(kept, recovers))
         self._rows: tuple[float, list[Tensor]] = (0.0, self._kept)
         """lambda, and with it the factor of every row."""
 

@@ -82,6 +82,17 @@ def _first_above(ceiling: Fraction, delta: Fraction) -> int:
     return int(ceiling / delta) + 1
 
 
+def schedule_of(
+    options: PenaltyOptions, steps_per_epoch: int, weight_decay: float, allowed: int | None = None
+) -> GrowthSchedule:
+    """The schedule that the options describe: as long as they say, or as the iterations that a budget allows."""
+    if options.scale is not None:
+        return scaled_schedule(options, steps_per_epoch, weight_decay, options.scale)
+    if allowed is None:
+        return resolve_schedule(options, steps_per_epoch, weight_decay)
+    return fitted_schedule(options, steps_per_epoch, weight_decay, allowed)
+
+
 def resolve_schedule(options: PenaltyOptions, steps_per_epoch: int, weight_decay: float) -> GrowthSchedule:
     """Fill in what the options leave to the preset.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -26,6 +26,8 @@ class Target:
     picked: Tensor
     kept: Tensor | None = None
     """None where nothing recovers: in GReg-1, and before GReg-2 has picked."""
+    recover: float | None = None
+    """lambda of the kept rows, where it is this parameter's own: minus its weight decay."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,20 @@ class Aim:
 
 
 class Units:
-    """The penalised parameters of one network: what belongs to which unit."""
+    """The penalised parameters of one network: what belongs to which unit.
 
-    def __init__(self, model: nn.Module, wiring: Wiring, penalize: Penalize) -> None:
+    Args:
+        decays: the weight decay of each parameter, where they may differ.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        wiring: Wiring,
+        penalize: Penalize,
+        decays: Mapping[nn.Parameter, float] | None = None,
+    ) -> None:
+        self._decays = decays
         self._model = model
         self._wiring = wiring
         modules = dict(model.named_modules())
@@ -93,7 +106,8 @@ class Units:
             if down.any() or (up is not None and up.any()):
                 shape = [-1 if at == dim else 1 for at in range(parameter.dim())]
                 recovering = None if up is None else row_mask(up, parameter, shape)
-                found.append(Target(parameter, row_mask(down, parameter, shape), recovering))
+                own = None if self._decays is None else -self._decays[parameter]
+                found.append(Target(parameter, row_mask(down, parameter, shape), recovering, own))
         return found
 
     def _gauges(self, plan: Plan, removed: Tensor) -> list[Gauge]:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import InputError, RequestError, input_fault
+from greg_compress.errors import CheckFailed, InputError, RequestError, input_fault
 from greg_compress.options.network import ModelOptions
 from greg_compress.reporting import Reporter
 from greg_compress.sources import models, user_files
@@ -25,6 +25,7 @@ from greg_compress.tensor_files.plain_pickle import Inert
 from greg_compress.tensor_files.reader import read
 from greg_compress.tensor_files.state_dicts import WRAPPERS, unwrapped
 from greg_compress.whole_files import require_file
+from greg_compress.wiring.skeleton import named_tensors
 
 Shape = tuple[int, ...]
 
@@ -235,6 +236,20 @@ def network(state: State, options: ModelOptions, path: str) -> nn.Module:
     load_weights(model, state.weights, path, state.architecture.spec)
     require_masks(state, model, path)
     return model.eval()
+
+
+def require_rebuilt(model: nn.Module, state: State, options: ModelOptions, path: str) -> nn.Module:
+    """Rebuild a state's network as every later command will, before anything is written.
+
+    Raises:
+        CheckFailed: what comes out is another network than `model`.
+    """
+    found = network(state, options, path)
+    rebuilt = dict(named_tensors(found))
+    for name, tensor in named_tensors(model):
+        if not torch.equal(rebuilt[name], tensor.detach().cpu()):
+            raise CheckFailed(f"the network cannot be rebuilt from {path}: {name} is another; nothing was written")
+    return found
 
 
 def load_weights(model: nn.Module, weights: Mapping[str, Tensor], path: str, spec: str) -> None:

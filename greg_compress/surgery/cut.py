@@ -55,6 +55,15 @@ def cut(model: nn.Module, wiring: Wiring, removed: Tensor) -> Form:
     return form
 
 
+def form_of(model: nn.Module, whole: nn.Module) -> Form:
+    """The form of a network, however it was cut, seen beside what its factory makes."""
+    made = {name: tensor.shape for name, tensor in named_tensors(whole)}
+    shapes = {name: list(tensor.shape) for name, tensor in named_tensors(model) if made.get(name) != tensor.shape}
+    groups = {path: module.groups for path, module in whole.named_modules() if isinstance(module, _ConvNd)}
+    own = {path: module.groups for path, module in model.named_modules() if isinstance(module, _ConvNd)}
+    return Form(shapes, {path: count for path, count in own.items() if groups.get(path, count) != count})
+
+
 def _groups_left(model: nn.Module, wiring: Wiring, staying: Survivors) -> dict[str, int]:
     """The groups that are left of every convolution that loses whole ones; each holds as many rows as before."""
     whole = {id(model.get_parameter(layer.weight)) for layer in wiring.layers if layer.whole_groups}

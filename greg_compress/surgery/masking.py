@@ -30,6 +30,15 @@ class SelfCheck:
     passed: bool
     unchecked: tuple[str, ...] = ()
 
+    def require(self, report: dict[str, Any] | None = None) -> None:
+        """Raise CheckFailed, with the report that `--json` still prints, unless it passed."""
+        if not self.passed:
+            raise CheckFailed(
+                f"the self-check failed: masked and sliced outputs differ by {self.max_rel_error:.1e} of the largest"
+                " output; nothing was written, please report this network",
+                None if report is None else {**report, "passed": False},
+            )
+
     def to_json(self) -> dict[str, Any]:
         return {
             "max_rel_error": self.max_rel_error,
