@@ -25,8 +25,8 @@ def run(paths: Sequence[Path], output: Output, ui: Reporter) -> dict[str, Any]:
         InputError: one of them is no file of greg's, or damaged.
     """
     story = told([opened(path) for path in paths])
-    for caution in story.cautions:
-        ui.note(f"{caution.what}: {caution.said}")
+    if story.cautions:
+        ui.note(f"warnings on the page: {', '.join(dict.fromkeys(caution.what for caution in story.cautions))}")
     content = page(story).encode()
     with written_whole(output.path, replace=output.force) as temporary:
         temporary.write_bytes(content)

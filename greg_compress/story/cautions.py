@@ -81,7 +81,7 @@ def _timing(chain: Chain) -> Iterator[Caution]:
         ]
         if noisy:
             sure = "the intervals say what can be claimed; a quiet machine says more"
-            yield Caution("Noisy timing", f"{' and '.join(noisy)} ({file.name}): {sure}.")
+            yield Caution("Noisy timing", f"{file.name}: {' and '.join(noisy)}; {sure}.")
         yield from _no_faster(file)
     for file in chain.of(Kind.COMPRESSED):
         if file.said.get("noisy") is True:

@@ -123,14 +123,14 @@ def _origin(chain: Chain) -> Iterator[tuple[str, str]]:
     if (state := chain.state) is not None:
         arguments = ", ".join(f"{name}={value}" for name, value in state.architecture.kwargs.items())
         yield "architecture", state.architecture.spec + (f" ({arguments})" if arguments else "")
-        yield "input of one sample", " and ".join(_sides(shape) for shape in state.input_shapes)
+        yield "input", " and ".join(_sides(shape) for shape in state.input_shapes)
         if state.data is not None:
             yield "data", state.data
         if state.classes is not None:
             yield "classes", str(state.classes)
     if chain.history:
         name = text(chain.history[0], "input", "model")
-        if name is not None:
+        if name is not None and not (chain.state and name == chain.state.architecture.spec):
             yield "first read", name
 
 
