@@ -8,7 +8,7 @@ from typing import Any
 
 from greg_compress.story.chains import Chain, Entry
 from greg_compress.story.documents import File, Kind
-from greg_compress.story.values import LONGEST, Told, at, entries, first, interval, number, numbers, text
+from greg_compress.story.values import LONGEST, Told, at, entries, first, interval, number, numbers, text, under
 
 TRAINING = ("train", "regularize", "finetune")
 CUTS = ("prune",)
@@ -86,13 +86,8 @@ class Timing:
     @property
     def setting(self) -> list[tuple[str, str]]:
         """Machine, programs and method, in words."""
-        return [
-            (name.replace("_", " "), "; ".join(f"{key} {value}" for key, value in said.items()) if isinstance(said, dict)
-             else str(said)[:LONGEST])
-            for part in ("identity", "protocol")
-            for name, said in (at(self.file.said, part) or {}).items()
-            if said is not None
-        ]  # fmt: skip
+        said = {**under(self.file.said, "identity"), **under(self.file.said, "protocol")}
+        return [(name.replace("_", " "), _words(value)) for name, value in said.items() if value is not None]
 
     @property
     def variants(self) -> list[Variant]:
@@ -128,6 +123,11 @@ class Row:
     @property
     def cells(self) -> list[Cell]:
         return _cells(self.said, EVALUATED if self.command == "evaluate" else TRAINED)
+
+
+def _words(value: Any) -> str:
+    many = value if isinstance(value, Mapping) else {}
+    return ("; ".join(f"{name} {each}" for name, each in many.items()) if many else str(value))[:LONGEST]
 
 
 def _cells(said: Any, columns: Sequence[tuple[str, str]]) -> list[Cell]:
@@ -173,7 +173,7 @@ def speedup(chain: Chain) -> Speedup | None:
 def accuracies(chain: Chain) -> list[Row]:
     """Of every command that trained, in the chain's order, and of every evaluation."""
     by = chain.main.name if chain.main else ""
-    rows = [Row(str(entry["command"]), at(entry, "metrics") or {}, by) for entry in _trained(chain.history)]
+    rows = [Row(str(entry["command"]), under(entry, "metrics"), by) for entry in _trained(chain.history)]
     rows += [Row("training", file.said, file.name) for file in chain.of(Kind.TRAINED)]
     for file in chain.of(Kind.EVALUATED):
         rows.append(Row("evaluate", file.said, file.name, text(file.said, "made_by", "input", "model")))

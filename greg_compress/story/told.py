@@ -12,7 +12,7 @@ from greg_compress.options.plotting import Figure
 from greg_compress.story import cautions, drawings, measures, steps
 from greg_compress.story.chains import Chain, chained
 from greg_compress.story.documents import File, Kind
-from greg_compress.story.values import at, entries, number, text
+from greg_compress.story.values import entries, number, text, under
 
 MOST_RESULTS = 500
 NO_EXPORT = "no document of greg export --json is among the files"
@@ -169,9 +169,7 @@ def _results(file: File) -> tuple[File, Sequence[Mapping[str, Any]], int]:
     shown = [
         {
             "name": text(line, "name") or text(line, "figure") or "?",
-            "each": ", ".join(f"{key}={value}" for key, value in (at(line, "each") or {}).items())
-            if isinstance(at(line, "each"), Mapping)
-            else "",
+            "each": ", ".join(f"{key}={value}" for key, value in under(line, "each").items()),
             **{key: number(line, key) for key in ("mean", "std", "n", "paper")},
         }
         for line in lines[:MOST_RESULTS]

@@ -55,6 +55,12 @@ def entries(value: Any, *keys: str) -> list[Mapping[str, Any]]:
     return [each for each in found if isinstance(each, Mapping)] if isinstance(found, list) else []
 
 
+def under(value: Any, *keys: str) -> Mapping[str, Any]:
+    """What stands there by name; nothing where something else does."""
+    found = at(value, *keys)
+    return found if isinstance(found, Mapping) else {}
+
+
 def interval(value: Any, *keys: str) -> tuple[float, float] | None:
     """From, to."""
     found = at(value, *keys)
