@@ -9,15 +9,17 @@ from typing import Any
 import torch
 
 from greg_compress.cost import zeros_and_share
-from greg_compress.deploy import metadata
+from greg_compress.deploy import identity, metadata
 from greg_compress.deploy.accuracy import evaluate_network, fitting_file
 from greg_compress.deploy.opening import is_onnx, open_network
 from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.options.network import ModelOptions
+from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.specs import DataSpec
+from greg_compress.state import history
 from greg_compress.state.models import open_model
 from greg_compress.training.evaluation import evaluate
 from greg_compress.training.numerics import resolve_device
@@ -26,7 +28,8 @@ from greg_compress.training.numerics import resolve_device
 def run(
     model: ModelOptions, spec: DataSpec, device: str, download: bool, workers: int | None, ui: Reporter
 ) -> dict[str, Any]:
-    """Return `top1`, `top5` (percent), `loss`, `samples`, and what :func:`.cost.zeros_and_share` does.
+    """Return `top1`, `top5` (percent), `loss`, `samples`, what :func:`.cost.zeros_and_share` does, and `made_by`: this
+    command as an entry of history.
 
     An ONNX file runs in onnxruntime; its `zeros` and `sparsity` are those of its floating-point weights, and None where
     it has integers.
@@ -38,7 +41,13 @@ def run(
     data = fitting(opened, data)
     place = resolve_device(device)
     accuracy = evaluate(opened.model.to(place), data.test, normalization_of(opened.state), place)
-    return {**asdict(accuracy), **zeros_and_share(opened.model)}
+    said = _made_by(model, spec, device, opened.digest, opened.untrained)
+    return {**asdict(accuracy), **zeros_and_share(opened.model), "made_by": said}
+
+
+def _made_by(model: ModelOptions, spec: DataSpec, device: str, digest: str | None, untrained: bool) -> dict[str, Any]:
+    options = recorded(model) | {"data": str(spec), "device": device}
+    return history.entry("evaluate", options, {}, model=model.model, digest=digest, untrained=untrained)
 
 
 def _of_onnx(
@@ -64,4 +73,5 @@ def _of_onnx(
             ui.note(f"{path} does not say how its images are normalised; taken: as for {data.name}")
     accuracy = evaluate_network(network, data.test, normalization)
     share = None if network.zeros is None else 100 * network.zeros / network.weights if network.weights else 0.0
-    return {**asdict(accuracy), "zeros": network.zeros, "sparsity": share}
+    said = _made_by(model, spec, device, identity.digest(path), False)
+    return {**asdict(accuracy), "zeros": network.zeros, "sparsity": share, "made_by": said}

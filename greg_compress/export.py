@@ -20,10 +20,12 @@ from greg_compress.fit import fitting, normalization_of, own_normalization
 from greg_compress.options.gates import Gates
 from greg_compress.options.measuring import ExportOptions, ImageOptions
 from greg_compress.options.network import ModelOptions, Output
+from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
+from greg_compress.state import history
 from greg_compress.state.models import Opened, open_beside, open_model
 from greg_compress.surgery.effect import cost_of, reduction
 from greg_compress.whole_files import written_whole
@@ -43,7 +45,7 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
     """Export, check and time a network, and its baseline beside it.
 
     Returns:
-        `onnx`, `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
+        `onnx`, `made_by` (this command as an entry of history), `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
         `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always that of the file in float32), `latency`,
         `baseline`, `baseline_size`, `speedup` (measured time), `speedup_interval` and `macs_speedup`; the last five are
         None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and
@@ -81,7 +83,7 @@ def exported(
     shapes = opened.state.input_shapes
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
         ui.note("exporting")
-        ready, report = _written(opened, pixels, path, options)
+        ready, report = _written(opened, pixels, path, options, _made_by(model, options, gates, opened))
         report["onnx"] = str(output.path)
         paths = [path]
         if baseline is not None:
@@ -110,14 +112,25 @@ def exported(
     return report
 
 
+def _made_by(model: ModelOptions, options: ExportOptions, gates: Gates, opened: Opened) -> Report:
+    """This command as an entry of history: what it read, and how it can be typed again."""
+    said = recorded(model, options, gates, *(() if options.images is None else (options.images,)))
+    said |= {"int8": said["precision"] == "int8", "fp16": said["precision"] == "fp16"}
+    said["with_preprocessing"] = options.preprocessing
+    for name in ("images", "precision", "preprocessing"):  # which are not what is typed
+        del said[name]
+    return history.entry("export", said, {}, model=model.model, digest=opened.digest, untrained=opened.untrained)
+
+
 def _written(
-    opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions
+    opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions, made_by: Report
 ) -> tuple[nn.Module, Report]:
     """Write the network, compare the file with PyTorch, and return what was compared and the report's beginning."""
     ready, flushed = _put(opened, pixels, path, options)
     parity = onnx_file.compare(ready, path, opened.state.input_shapes, options.tolerance)
     report = {
         "onnx": None,
+        "made_by": made_by,
         **_facts(path),
         "precision": FP32,
         "preprocessing": _prepares(pixels),

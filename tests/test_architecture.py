@@ -16,7 +16,7 @@ PACKAGE = ROOT / "greg_compress"
 MOST_LINES, LONGEST_FUNCTION = 300, 60
 
 WORDS = {"errors", "options", "reporting", "whole_files"}
-STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot"}
+STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot", "report"}
 SELECTED = {"selection.ratios", "selection.amounts", "selection.plan_file"}
 """What the command line reads of a selection, without torch."""
 ALLOWED: dict[str, set[str]] = {
@@ -46,6 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},
     "figures": set(),
+    "retyping": {"recording", "options", "sources.specs"},
+    "story": {"errors", "figures", "options.plotting", "penalty.witness", "retyping", "sources.specs", "state"}
+    | {"deploy.metadata", "deploy.opening", "whole_files"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
@@ -71,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
             "penalty",
         }
         | {"sources", "state", "training", "deploy"}
-        | ({"figures"} if stage == "plot" else set())
+        | ({"figures", "story"} if stage in ("plot", "report") else set())
         for stage in STAGES
     },
 }

@@ -24,10 +24,10 @@ from greg_compress.figures.kept import Kept, Layer
 from greg_compress.figures.page import page
 from greg_compress.figures.style import Curve, short
 from greg_compress.options.plotting import Figure
-from greg_compress.plot import _pictures
 from greg_compress.sources.specs import Architecture
 from greg_compress.state import files
 from greg_compress.state.format import State
+from greg_compress.story.pictures import pictures
 from tests.conftest import DIGITS, ROOT, Ran
 
 Greg = Callable[..., Ran]
@@ -78,7 +78,7 @@ def finetuned(units: dict[str, int] | None = None) -> State:
 
 
 def drawn(state: State, figure: Figure, layer: str | None = None) -> list[Axes]:
-    found, missing = _pictures(state, layer)
+    found, missing = pictures(state, layer)
     assert missing == {}
     return panels(page([found[figure]]))
 
@@ -272,7 +272,7 @@ def test_a_state_draws_what_it_has(greg: Greg) -> None:
 def test_an_older_regularized_state_draws_what_it_has() -> None:
     state = finetuned()
     del state.history[1]["metrics"]["norms"]
-    found, missing = _pictures(state, None)
+    found, missing = pictures(state, None)
     assert set(found) == {Figure.ACCURACY, Figure.PENALTY, Figure.KEPT}
     assert "an older greg" in missing[Figure.NORMS]
     assert data(panels(page([found[Figure.PENALTY]]))[0]) == [([20, 40, 60, 80], [0.2, 0.4, 0.6, 0.8])]

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from greg_compress.cli import arguments, exporting, measuring, plotting, selecting
+from greg_compress.cli import arguments, exporting, measuring, plotting, selecting, telling
 from greg_compress.cli.arguments import Data, Device, Download, Json, Workers
 from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Use, grouped
@@ -222,3 +222,19 @@ def plot(
         from greg_compress import plot as stage
 
         print_result(stage.run(state, options, output, ui))
+
+
+@app.command()
+@grouped
+def report(
+    files: Annotated[tuple[Path, ...], Use(telling.told_files)],
+    output: Annotated[Output, Use(telling.page)],
+    json: Json = False,
+) -> None:
+    """Tell the story of a run on one HTML page, from its files."""
+    if (same := next((path for path in files if path.resolve() == output.path.resolve()), None)) is not None:
+        raise RequestError(f"-o {output.path} is one of FILES ({same}); name another")
+    with claimed(output), printed(json, "reported") as (print_result, ui):
+        from greg_compress import report as stage
+
+        print_result(stage.run(files, output, ui))

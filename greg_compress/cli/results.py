@@ -31,6 +31,7 @@ __all__ = [
     "planned_grid",
     "printed",
     "pruning",
+    "reported",
     "training",
 ]
 
@@ -196,6 +197,12 @@ def _variants(out: Console, result: Result) -> None:
 def drawn(out: Console, result: Result) -> None:
     norms = f" (norms of {result['layer']})" if result["layer"] else ""
     out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}", markup=False)
+
+
+def reported(out: Console, result: Result) -> None:
+    out.print(f"{result['report']}: {', '.join(result['sections'])}, {size(result['size'])}", markup=False)
+    for section, reason in result["missing"].items():
+        out.print(f"no {section}: {reason}", markup=False)
 
 
 def _before_and_after(out: Console, result: Result) -> None:

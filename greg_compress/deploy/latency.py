@@ -28,6 +28,8 @@ NOISY = 0.025
 """A coefficient of variation above this says that the machine was busy with other things."""
 MEASUREMENTS = 3
 """At most, while they are noisy."""
+QUANTILES = 41
+"""How many of them tell a distribution: every 2.5 %, from the least to the greatest."""
 FEWEST_FOR_P99 = 100
 """Below that it is no more than the slowest run."""
 Times = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
@@ -55,6 +57,8 @@ class Latency:
     """Samples in a second."""
     p50_interval_ms: Interval | None = None
     """Of 95 % confidence, see :mod:`.intervals`; None of fewer than 20 runs."""
+    quantiles_ms: tuple[float, ...] = ()
+    """:data:`QUANTILES` of them, however many runs there were."""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -155,4 +159,5 @@ def _summary(times: Times, threads: int, batch: int, sure: Interval | None) -> L
         p50, p95, mean, cov, len(times), threads, cov > NOISY, batch,
         p99 if len(times) >= FEWEST_FOR_P99 else None,
         float(times.min()), float(times.std()), 1000 * batch / mean, sure,
+        tuple(map(float, numpy.percentile(times, numpy.linspace(0, 100, QUANTILES)))),
     )  # fmt: skip

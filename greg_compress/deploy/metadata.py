@@ -19,6 +19,7 @@ from greg_compress.wiring.skeleton import Shapes
 MEAN, STD, SCALE, PREPROCESSING, SHAPES = (
     f"greg.{name}" for name in ("mean", "std", "scale", "preprocessing", "input_shapes")
 )
+HISTORY = "greg.history"
 NORMALIZES, NONE = "normalize", "none"
 """What `greg.preprocessing` says: the file takes pixels as they are, or as they come out of a normalisation."""
 
@@ -38,9 +39,13 @@ def entries(
     said: dict[str, Any] = {"ratios": kept or {}, "input_shapes": input_shapes, **(normalization or {})}
     if classes is not None:
         said["classes"] = classes
-    digest = hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()
     texts = {f"greg.{name}": json.dumps(value) for name, value in said.items()}
-    return {"greg.version": __version__, "greg.history": digest, PREPROCESSING: NONE, **texts}
+    return {"greg.version": __version__, HISTORY: history_digest(history), PREPROCESSING: NONE, **texts}
+
+
+def history_digest(history: list[Any]) -> str:
+    """What tells the states and files of one history from all others."""
+    return hashlib.sha256(json.dumps(history, sort_keys=True).encode()).hexdigest()
 
 
 def stamp(path: Path, said: Mapping[str, str]) -> None:

@@ -50,10 +50,16 @@ def page(pictures: Sequence[Picture]) -> Figure:
     return whole
 
 
-def rendered(whole: Figure, kind: str) -> bytes:
-    """A page as `png` or `svg`: the same bytes for the same page, so without date and version."""
+def rendered(whole: Figure, kind: str, *, words: bool = False) -> bytes:
+    """A page as `png` or `svg`: the same bytes for the same page, so without date and version.
+
+    Args:
+        words: whether text stays text in an SVG, in a font of who looks at it, on the background that is there;
+            otherwise its shapes are drawn, on white.
+    """
     buffer = io.BytesIO()
     with _styled():
+        matplotlib.rcParams["svg.fonttype"] = "none" if words else "path"
         metadata = {"Date": None, "Creator": "greg"} if kind == "svg" else {"Software": "greg"}
-        whole.savefig(buffer, format=kind, metadata=metadata)
+        whole.savefig(buffer, format=kind, metadata=metadata, transparent=words)
     return buffer.getvalue()

@@ -13,7 +13,7 @@ from matplotlib.ticker import StrMethodFormatter
 
 BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#222222"
 """Of Okabe and Ito."""
-GREY, PALE = "#777777", "#d9d9d9"
+GREY, PALE = "#666666", "#d9d9d9"
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
