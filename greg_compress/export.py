@@ -45,8 +45,8 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
     """Export, check and time a network, and its baseline beside it.
 
     Returns:
-        `onnx`, `made_by` (this command as an entry of history), `size`, `opset`, `compressed_size` (by zlib), `zeros` (weights of the file that are exactly zero),
-        `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always that of the file in float32), `latency`,
+        `onnx`, `made_by` (this command as an entry of history), `size`, `opset`, `compressed_size` (by zlib), `zeros`
+        (weights of the file that are exactly zero), `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always that of the file in float32), `latency`,
         `baseline`, `baseline_size`, `speedup` (measured time), `speedup_interval` and `macs_speedup`; the last five are
         None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and
         with another one than fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and
@@ -61,7 +61,8 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
     _say(opened, model.model, ui)
     data = _images(options.images, [each for each in (opened, baseline) if each is not None])
     pixels = own_normalization(opened, model.model) if options.preprocessing else None
-    return exported(opened, baseline, data, pixels, options, gates, output, ui)
+    made_by = _made_by(model, options, gates, opened)
+    return exported(opened, baseline, data, pixels, options, gates, output, ui, made_by)
 
 
 def exported(
@@ -73,17 +74,19 @@ def exported(
     gates: Gates,
     output: Output,
     ui: Reporter,
+    made_by: Report | None = None,
 ) -> Report:
     """What :func:`run` does, with networks that are open.
 
     Args:
         data: what calibrates, and what accuracy is measured on.
         pixels: what the file itself does to images.
+        made_by: the command as an entry of history; None where there was none.
     """
     shapes = opened.state.input_shapes
     with written_whole(output.path, replace=output.force) as path, tempfile.TemporaryDirectory() as folder:
         ui.note("exporting")
-        ready, report = _written(opened, pixels, path, options, _made_by(model, options, gates, opened))
+        ready, report = _written(opened, pixels, path, options, made_by)
         report["onnx"] = str(output.path)
         paths = [path]
         if baseline is not None:
@@ -123,7 +126,7 @@ def _made_by(model: ModelOptions, options: ExportOptions, gates: Gates, opened: 
 
 
 def _written(
-    opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions, made_by: Report
+    opened: Opened, pixels: Normalization | None, path: Path, options: ExportOptions, made_by: Report | None
 ) -> tuple[nn.Module, Report]:
     """Write the network, compare the file with PyTorch, and return what was compared and the report's beginning."""
     ready, flushed = _put(opened, pixels, path, options)

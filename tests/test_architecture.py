@@ -16,7 +16,7 @@ PACKAGE = ROOT / "greg_compress"
 MOST_LINES, LONGEST_FUNCTION = 300, 60
 
 WORDS = {"errors", "options", "reporting", "whole_files"}
-STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot", "report"}
+STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot", "report", "show"}
 SELECTED = {"selection.ratios", "selection.amounts", "selection.plan_file"}
 """What the command line reads of a selection, without torch."""
 ALLOWED: dict[str, set[str]] = {
@@ -27,6 +27,10 @@ ALLOWED: dict[str, set[str]] = {
     "ending": {"errors", "processes"},
     "whole_files": {"errors", "options", "processes"},
     "recording": {*SELECTED, "options.criterion", "sources.specs"},
+    "retyping": {"options", "recording", "selection.amounts", "sources.specs"},
+    "following": set(),
+    "contents": {"errors", "options", "whole_files", "retyping", "following", "recipes", "selection.plan_file"}
+    | {"sources", "state", "tensor_files", "deploy.opening", "deploy.describing"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
     "criteria": {"errors", "wiring", "options.criterion", "training.evaluation"}
@@ -46,7 +50,6 @@ ALLOWED: dict[str, set[str]] = {
     "sensitivity": {"errors", "reporting", "wiring", "selection", "criteria", "cost", "surgery.masking"}
     | {"sources.normalization", "sources.samples", "training.evaluation"},
     "figures": set(),
-    "retyping": {"recording", "options", "sources.specs"},
     "story": {"errors", "figures", "options.plotting", "penalty.witness", "retyping", "sources.specs", "state"}
     | {"deploy.metadata", "deploy.opening", "whole_files"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
@@ -54,7 +57,8 @@ ALLOWED: dict[str, set[str]] = {
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
     "long_run": {*WORDS, "recording", "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
     "recipes": {*WORDS, "sources.specs"},
-    "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"},
+    "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"}
+    | {"following", "retyping", "contents.standings"},
     "api": {*WORDS, "analyze", "export", "selection", "wiring", "surgery", "cost", "penalty"}
     | {"sources.models", "sources.specs", "state"},
     **{
@@ -74,7 +78,9 @@ ALLOWED: dict[str, set[str]] = {
             "penalty",
         }
         | {"sources", "state", "training", "deploy"}
-        | ({"figures", "story"} if stage in ("plot", "report") else set())
+        | {"plot": {"figures"}, "report": {"figures", "story"}, "show": {"contents", "recipes.recipe"}}.get(
+            stage, set()
+        )
         for stage in STAGES
     },
 }
@@ -160,6 +166,8 @@ def loads_torch(*words: str) -> bool:
         ("export", "tests", "-o", "x.onnx"),
         ("plot", "sample_models/digits_resnet20.pt", "-o", "x.jpg"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
+        ("show", "sample_models/recipes/demo.toml"),
+        ("show", "README.md"),
         ("run", "--help"),
         ("run", "sample_models/recipes/demo.toml", "--set", "ratio=2", "-o", "/tmp/never"),
         ("compress", "sample_models/digits_resnet20.pt", "--data", "digits", "--ratios", "2", "-o", "/tmp/never.onnx"),

@@ -336,7 +336,9 @@ def test_every_command_can_be_typed_again(whole: tuple[Element, Any], chain: Pat
     first, again = (state(folder, "final.pt")["history"] for folder in (chain, tmp_path))
     assert list(map(repeatable, again)) == list(map(repeatable, first))
     told = section(whole[0], "history").text
-    assert all(entry["input"]["sha256"] in told for entry in state(chain, "final.pt")["history"] if entry["input"]["sha256"])
+    assert all(
+        entry["input"]["sha256"] in told for entry in state(chain, "final.pt")["history"] if entry["input"]["sha256"]
+    )
     assert state(chain, "final.pt")["history"][1]["options"]["teacher_sha256"] in told
 
 
@@ -418,7 +420,13 @@ def test_names_are_text_whatever_they_say(chain: Path, greg: Greg) -> None:
 def test_that_check_sees_markup() -> None:
     good = '<html lang="en"><style></style><header><h1>a</h1><nav></nav></header><main></main><footer></footer></html>'
     sound(good)
-    for bad in ("<script></script>", '<p onclick="x"></p>', '<a href="https://a"></a>', "<h3>x</h3>", "<table></table>"):
+    for bad in (
+        "<script></script>",
+        '<p onclick="x"></p>',
+        '<a href="https://a"></a>',
+        "<h3>x</h3>",
+        "<table></table>",
+    ):
         with pytest.raises((AssertionError, StopIteration)):
             sound(good.replace("</main>", f"{bad}</main>"))
 

@@ -7,13 +7,15 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from greg_compress.cli import arguments, compressing, running, selecting
+from greg_compress.cli import afterwards, arguments, compressing, running, selecting
 from greg_compress.cli.arguments import Force, Json
 from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Said, Use, as_said, grouped
 from greg_compress.errors import RequestError
 from greg_compress.options.compressing import Wish
 from greg_compress.options.network import Output
+from greg_compress.recipes.expand import Grid
+from greg_compress.recipes.runner import RESULTS
 from greg_compress.whole_files import claimed, require_free_folder
 
 
@@ -38,7 +40,18 @@ def run(
         raise RequestError("--force would have no effect with --dry-run")
     grid = running.grid_of(app, recipe, setting or (), scale, out)
     with printed(json, "planned_grid" if dry_run else "grid") as (print_result, ui):
-        print_result(running.dry_run(app, grid, ui) if dry_run else running.run(app, grid, force, ui))
+        if dry_run:
+            again = afterwards.typing("run", *_again(recipe, grid, setting, scale))
+            print_result(running.dry_run(app, grid, ui), again)
+        else:
+            results = str(grid.folder / RESULTS)
+            print_result(running.run(app, grid, force, ui), afterwards.typing("show", results))
+
+
+def _again(recipe: Path, grid: Grid, settings: list[str] | None, scale: float) -> list[str]:
+    """What was typed, but for --dry-run."""
+    words = [str(recipe), "-o", str(grid.folder), *(word for each in settings or () for word in ("--set", each))]
+    return words if scale == 1 else [*words, "--scale", f"{scale:.10g}"]
 
 
 @app.command()
@@ -54,7 +67,8 @@ def compress(
     text = compressing.recipe(model, selected, wished, output)
     grid = running.grid_from(app, text, compressing.recipe_path(output))
     with claimed(output), printed(json, "compressed") as (print_result, ui):
-        print_result(compressing.run(app, grid, text, selected, wished.max_drop, output, ui))
+        report = compressing.run(app, grid, text, selected, wished.max_drop, output, ui)
+        print_result(report, afterwards.typing("show", str(output.path)))
 
 
 @app.command()
@@ -66,4 +80,5 @@ def demo(
     """Run the whole chain on the digits, in about a minute."""
     require_free_folder(folder, force)
     with printed(json, "demonstration") as (print_result, ui):
-        print_result(running.demo(app, folder, ui))
+        report = running.demo(app, folder, ui)
+        print_result(report, afterwards.typing("show", str(folder / running.DEMO_FILE)))

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from typer import Option
+from typer import Argument, Option
 
-from greg_compress.cli import arguments, exporting, measuring, plotting, selecting, telling
+from greg_compress.cli import (
+    afterwards,
+    arguments,
+    exporting,
+    measuring,
+    plotting,
+    running,
+    selecting,
+    telling,
+)
 from greg_compress.cli.arguments import Data, Device, Download, Json, Workers
 from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Use, grouped
@@ -67,7 +76,7 @@ def train(
     with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import train as stage
 
-        print_result(stage.run(model, training, output, ui))
+        print_result(stage.run(model, training, output, ui), afterwards.of_training(training, output, "train"))
 
 
 @app.command()
@@ -92,7 +101,8 @@ def analyze(
     with claimed(plan_output) if plan_output else nullcontext(), printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
-        print_result(stage.run(model, selection, plan_output, sensitivity, images, ui))
+        following = afterwards.of_analysis(model, selection, plan_output, sensitivity or images)
+        print_result(stage.run(model, selection, plan_output, sensitivity, images, ui), following)
 
 
 @app.command()
@@ -135,7 +145,8 @@ def regularize(
     with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import regularize as stage
 
-        print_result(stage.run(model, selection, penalty, training, teacher, output, ui))
+        result = stage.run(model, selection, penalty, training, teacher, output, ui)
+        print_result(result, afterwards.of_training(training, output, "regularize"))
 
 
 @app.command()
@@ -151,7 +162,7 @@ def prune(
     with claimed(output), printed(json, "pruning") as (print_result, ui):
         from greg_compress import prune as stage
 
-        print_result(stage.run(model, selection, images, output, ui))
+        print_result(stage.run(model, selection, images, output, ui), afterwards.of_file(output.path, "prune"))
 
 
 @app.command()
@@ -170,7 +181,8 @@ def finetune(
     with claimed(output), printed(json, "training", together=True) as (print_result, ui):
         from greg_compress import finetune as stage
 
-        print_result(stage.run(model, training, teacher, output, ui))
+        result = stage.run(model, training, teacher, output, ui)
+        print_result(result, afterwards.of_training(training, output, "finetune"))
 
 
 @app.command()
@@ -189,7 +201,8 @@ def evaluate(
     with printed(json, "accuracy") as (print_result, ui):
         from greg_compress import evaluate as stage
 
-        print_result(stage.run(model, spec, device, download, workers, ui))
+        result = stage.run(model, spec, device, download, workers, ui)
+        print_result(result, afterwards.of_model(model, "evaluate", data=data))
 
 
 @app.command()
@@ -205,7 +218,7 @@ def export(
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
-        print_result(stage.run(model, options, gates, output, ui))
+        print_result(stage.run(model, options, gates, output, ui), afterwards.of_export(model, output.path))
 
 
 @app.command()
@@ -221,7 +234,7 @@ def plot(
     with claimed(output), printed(json, "drawn") as (print_result, ui):
         from greg_compress import plot as stage
 
-        print_result(stage.run(state, options, output, ui))
+        print_result(stage.run(state, options, output, ui), afterwards.of_file(state, "plot"))
 
 
 @app.command()
@@ -238,3 +251,15 @@ def report(
         from greg_compress import report as stage
 
         print_result(stage.run(files, output, ui))
+
+
+@app.command()
+def show(
+    file: Annotated[Path, Argument(metavar="FILE", help="A state, OUT.partial, plan, recipe, ONNX file or results.")],
+    json: Json = False,
+) -> None:
+    """Say what a file is, how it was made, what it holds and what to type next; nothing in it is run."""
+    with printed(json, "shown") as (print_result, _):
+        from greg_compress import show as stage
+
+        print_result(stage.run(file, running.Line(app).words()))

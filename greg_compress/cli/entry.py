@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from typer import Typer
 
@@ -23,10 +22,10 @@ app = Typer(
 
 
 @contextmanager
-def printed(
-    as_json: bool, kind: str, together: bool = False
-) -> Iterator[tuple[Callable[[dict[str, Any]], None], Reporter]]:
+def printed(as_json: bool, kind: str, together: bool = False) -> Iterator[tuple[Callable[..., None], Reporter]]:
     """How a command prints its result and speaks while it works; loaded only now, so that --help is quick.
+
+    With the result it may give what comes next (see :mod:`.afterwards`), which only people are told.
 
     Of several processes the first one speaks, in the commands that run `together`.
     """
@@ -40,7 +39,7 @@ def printed(
     from greg_compress.cli.terminal import Terminal
 
     if seat is not None:
-        yield lambda result: seat.take(results.finite(result)), Terminal()
+        yield lambda result, _next=None: seat.take(results.finite(result)), Terminal()
         return
     with results.printed(as_json, getattr(results, kind)) as print_result:
-        yield (print_result, Terminal()) if here.first else (lambda _: None, Reporter())
+        yield (print_result, Terminal()) if here.first else (lambda *_: None, Reporter())

@@ -12,11 +12,13 @@ from typing import Any
 
 from rich.console import Console
 
+from greg_compress.cli.afterwards import Next, nothing
 from greg_compress.cli.analysis import analysis
 from greg_compress.cli.grid import grid, planned_grid
-from greg_compress.cli.terminal import console, make_table
+from greg_compress.cli.showing import shown
+from greg_compress.cli.terminal import console, make_table, printable
 from greg_compress.cli.words import clock, percent, size
-from greg_compress.errors import CheckFailed
+from greg_compress.errors import CheckFailed, GregError
 
 Result = dict[str, Any]
 __all__ = [
@@ -32,13 +34,17 @@ __all__ = [
     "printed",
     "pruning",
     "reported",
+    "shown",
     "training",
 ]
 
 
 @contextmanager
-def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[Callable[[Result], None]]:
-    """Give a function that prints a stage's result; a failed check still prints its JSON (exit 3)."""
+def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[Callable[..., None]]:
+    """Give a function that prints a stage's result, and for people what to type next below it.
+
+    A failed check still prints its JSON (exit 3).
+    """
 
     stdout = sys.stdout
 
@@ -46,12 +52,17 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
         stdout.write(json.dumps(finite(document), indent=2, allow_nan=False) + "\n")
         stdout.flush()
 
-    def print_result(result: Result) -> None:
+    def print_result(result: Result, following: Next = nothing) -> None:
         if as_json:
             print_json({**result, "passed": True})
-        else:
-            show(console(stdout), result)
-            stdout.flush()
+            return
+        out = console(stdout)
+        show(out, result)
+        stdout.flush()
+        with contextlib.suppress(GregError, OSError):  # the work is done, and its result is printed
+            if (way := following()) is not None:
+                out.print(f"next: {printable(way.line)}", markup=False, soft_wrap=True)
+        stdout.flush()
 
     try:
         with contextlib.redirect_stdout(sys.stderr):  # a user's own network may print

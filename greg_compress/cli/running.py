@@ -32,7 +32,8 @@ NOT_OF_A_PLAN = {
 """What `analyze` takes beside a selection. A criterion other than L1 measures data, and decides which, not how many."""
 MEASURED = {"target-latency", "target-speedup"}
 """What times a network, which a dry run does not."""
-DEMO = "demo.toml"
+DEMO, DEMO_FILE = "demo.toml", "exported.onnx"
+"""The recipe of the demonstration, and what it ends with."""
 Result = dict[str, Any]
 
 

@@ -28,6 +28,11 @@ def console(file: IO[str]) -> Console:
     return found if found.is_terminal else Console(file=file, highlight=False, width=PLAIN_WIDTH)
 
 
+def printable(text: str) -> str:
+    """Without what would move a terminal's cursor or change its colours: a file may say anything."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 class Display(Progress):
     """A bar with pace and time to go, and below it lambda, weakest ratio, loss and accuracy."""
 

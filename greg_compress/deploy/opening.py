@@ -102,9 +102,9 @@ def open_network(path: Path, threads: int) -> OnnxNetwork:
             onnxruntime lacks one of its operators.
         RequestError: it takes other things than images.
     """
-    size = _length(path)
+    size = length(path)
     with bounded(2 * size + MOST_OPENING, path):
-        size, zeros, weights = _examined(path)
+        size, zeros, weights = examined(path, loaded(path))
     with bounded(2 * size + MOST_OPENING, path):
         session = _session(path, threads)
     (given, *others), outputs = session.get_inputs() or [None], session.get_outputs()
@@ -126,15 +126,15 @@ def try_one(network: OnnxNetwork, shape: tuple[int, ...]) -> Array:
         return network(numpy.zeros((1, *shape), network.type))
 
 
-def _length(path: Path) -> int:
+def length(path: Path) -> int:
     size = path.stat().st_size
     if size > MOST_FILE:
         raise InputError(f"{path} is larger than 2 GiB, which no ONNX file is; its weights belong in a file beside it")
     return size
 
 
-def _examined(path: Path) -> tuple[int, int | None, int]:
-    """Bytes of the file and of those beside it; weights that are zero (None where they are integers), and weights."""
+def loaded(path: Path) -> onnx.ModelProto:
+    """The file without the weights beside it."""
     try:
         model = onnx.load(str(path), load_external_data=False)
     except OSError as error:
@@ -145,6 +145,11 @@ def _examined(path: Path) -> tuple[int, int | None, int]:
         raise InputError(f"{path} is no ONNX file, or a truncated one") from error
     if not model.ir_version or not model.graph.node or not model.graph.output:
         raise InputError(f"{path} is no ONNX file: it holds no network")
+    return model
+
+
+def examined(path: Path, model: onnx.ModelProto) -> tuple[int, int | None, int]:
+    """Bytes of the file and of those beside it; weights that are zero (None where they are integers), and weights."""
     beside = {_beside(path, held) for held in model.graph.initializer if uses_external_data(held)}
     size = path.stat().st_size + sum(file.stat().st_size for file in beside)
     names = {held.name for held in model.graph.initializer}

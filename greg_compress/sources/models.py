@@ -87,22 +87,34 @@ def _factory(architecture: Architecture, named: Architecture | None, allow_pickl
             f"the network was made by unpickling {architecture.name}, which runs code; add --allow-pickle if you"
             " trust it"
         )
-    recorded = Path(architecture.name if is_pickle else architecture.source)
-    for path in _candidates(recorded):
-        content = user_files.contents(path)
-        if user_files.sha256(content) == architecture.sha256:
-            if is_pickle:
-                return functools.partial(unpickled, content, str(path))
-            try:
-                return user_files.defined(path, content, architecture.name)
-            except InputError as error:
-                if isinstance(error.__cause__, ImportError):  # what lies beside it was not looked for
-                    raise InputError(f"{error}; name it with --arch {path}:{architecture.name}") from error
-                raise
+    if (there := recorded_file(architecture)) is not None:
+        path, content = there
+        if is_pickle:
+            return functools.partial(unpickled, content, str(path))
+        try:
+            return user_files.defined(path, content, architecture.name)
+        except InputError as error:
+            if isinstance(error.__cause__, ImportError):  # what lies beside it was not looked for
+                raise InputError(f"{error}; name it with --arch {path}:{architecture.name}") from error
+            raise
+    recorded = _recorded_path(architecture)
     raise InputError(
         f"the network was made by {architecture.spec}, and {_missing(recorded)} below {Path.cwd()} or in sample_models;"
         + (" put it there" if is_pickle else f" name it with --arch FILE.py:{architecture.name}")
     )
+
+
+def recorded_file(architecture: Architecture) -> tuple[Path, bytes] | None:
+    """The file of the recorded digest that may run without being named, with its content; nothing is run."""
+    for path in _candidates(_recorded_path(architecture)):
+        content = user_files.contents(path)
+        if user_files.sha256(content) == architecture.sha256:
+            return path, content
+    return None
+
+
+def _recorded_path(architecture: Architecture) -> Path:
+    return Path(architecture.name if architecture.source == PICKLE else architecture.source)
 
 
 def _missing(recorded: Path) -> str:

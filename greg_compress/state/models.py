@@ -98,7 +98,7 @@ def _opened(options: ModelOptions, ui: Reporter, likely: Shape | None) -> Opened
         return _from_state(files.state_of(data, path), digest, options)
     if options.allow_pickle:
         return _from_pickle(path, data, digest, options, ui, likely)
-    if (kind := _pickled(data)) is not None:
+    if (kind := pickled(data)) is not None:
         raise InputError(
             f"{path} holds a pickled {kind}; nothing in it was run. Opening it runs code: add --allow-pickle if you"
             " trust it, or save its state_dict() and name the network with --arch"
@@ -145,7 +145,7 @@ def _from_weights(data: Any, digest: str, options: ModelOptions, ui: Reporter, l
     return opened
 
 
-def _pickled(data: Any) -> str | None:
+def pickled(data: Any) -> str | None:
     """The class of a whole network in a file, alone or under one of the usual keys; None beside plain weights."""
     if not isinstance(data, dict):
         return data.kind if isinstance(data, Inert) else None
@@ -158,7 +158,7 @@ def _from_pickle(
     path: Path, data: Any, digest: str, options: ModelOptions, ui: Reporter, likely: Shape | None
 ) -> Opened:
     """Unpickle a whole network, as the user wishes."""
-    if _pickled(data) is None:
+    if pickled(data) is None:
         raise RequestError(f"--allow-pickle would have no effect: {path} is read without running anything")
     if options.arch is not None:
         raise RequestError(f"--arch would have no effect: {path} is a whole network")

@@ -105,7 +105,9 @@ def _unchecked(chain: Chain) -> Iterator[Caution]:
     for entry in chain.history:
         names = at(entry, "metrics", "self_check", "unchecked")
         if isinstance(names, list) and names:
-            said = "Of these layers masked and sliced outputs cannot be compared: a normalisation over channels follows."
+            said = (
+                "Of these layers masked and sliced outputs cannot be compared: a normalisation over channels follows."
+            )
             yield Caution("Not checkable", said, _named([str(name) for name in names]))
 
 
@@ -127,5 +129,3 @@ def _named(names: list[Any]) -> list[tuple[str, str]]:
 def _short(names: list[str]) -> list[str]:
     more = len(names) - MOST_NAMED
     return [*names[:MOST_NAMED], *([f"{more} more"] if more > 0 else [])]
-
-

@@ -138,12 +138,16 @@ def pairs(chain: Chain) -> list[Pair]:
     """Those of which at least one side is known."""
     exported = _leading(chain, Kind.EXPORTED)
     onnx = _leading(chain, Kind.ONNX)
-    size_after = first(_of(exported, "size"), Told(onnx.size, onnx.name) if onnx else Told(), _small(chain, "onnx_size"))
+    size_after = first(
+        _of(exported, "size"), Told(onnx.size, onnx.name) if onnx else Told(), _small(chain, "onnx_size")
+    )
     found = [
         Pair("Parameters", "count", *_cut(chain, "params")),
         Pair("MACs of one input", "count", *_cut(chain, "macs")),
         Pair("Parameters and buffers, bytes", "count", *_cut(chain, "size")),
-        Pair("ONNX file, bytes", "count", first(_of(exported, "baseline_size"), _dense(chain, "onnx_size")), size_after),
+        Pair(
+            "ONNX file, bytes", "count", first(_of(exported, "baseline_size"), _dense(chain, "onnx_size")), size_after
+        ),
         Pair("Top-1 of the test images", "percent", _top1_before(chain), _top1_after(chain)),
         Pair(
             "Latency, p50, ms",

@@ -41,4 +41,6 @@ def _readable(value: Any) -> Any:
     """Names as their author likes, but for what HTML forbids or what would turn the order of letters around."""
     if type(value) is not str:  # Markup is ours
         return value
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in value)
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in value
+    )
