@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from greg_compress.errors import RequestError, input_fault
+from greg_compress.errors import RequestError, input_fault, unknown
 from greg_compress.figures.accuracy import Accuracy, Part
 from greg_compress.figures.kept import Kept, Layer
 from greg_compress.figures.norms import Norms, Snapshot
@@ -19,7 +19,6 @@ from greg_compress.options.network import Output
 from greg_compress.options.plotting import Figure, PlotOptions, kind
 from greg_compress.penalty.witness import MOST_UNITS, evenly
 from greg_compress.reporting import Reporter
-from greg_compress.sources.specs import unknown
 from greg_compress.state import files
 from greg_compress.state.format import State
 from greg_compress.whole_files import written_whole
