@@ -14,8 +14,9 @@ and exit codes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -29,6 +30,35 @@ class RequestError(GregError):
     """Flags, ratios or data that are wrong by themselves or for this network."""
 
     exit_code = 2
+
+
+FEW = 9
+"""Names that are all said where none is near."""
+
+
+def nearest(name: str, known: Collection[str]) -> str:
+    """What may have been meant, as the end of a message; capitals and a leading dash or two do not count.
+
+    Of few names all are said where none is near, of many those that are the least far; of none nothing.
+    """
+    plain = {each.lower().lstrip("-"): each for each in known}
+    meant = name.lower().lstrip("-")
+    near = [meant] if meant in plain else get_close_matches(meant, plain, 3, 0.5)
+    if not near and len(known) <= FEW:
+        return f"; known: {', '.join(known)}" if known else ""
+    return "; nearest: " + ", ".join(plain[each] for each in near or get_close_matches(meant, plain, 3, 0))
+
+
+def unknown(
+    what: str, name: str, known: Collection[str], elsewhere: Mapping[str, Collection[str]] | None = None
+) -> RequestError:
+    """The error for a name that is not there.
+
+    Args:
+        elsewhere: what other places know; a name that is theirs is said to be.
+    """
+    places = [place for place, names in (elsewhere or {}).items() if name in names]
+    return RequestError(f"{what}; it belongs to {', '.join(places)}" if places else what + nearest(name, known))
 
 
 class CheckFailed(GregError):

@@ -215,4 +215,4 @@ def require_free_folder(folder: Path, force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise GregError(f"{folder} cannot be made ({error.strerror})") from error
+        raise GregError(f"{folder} cannot be made ({error.strerror}); name another folder") from error

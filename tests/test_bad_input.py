@@ -298,7 +298,7 @@ def test_a_selection_that_contradicts_the_picks(corpus: Path, out: Path) -> None
         ("nowhere.py:some", 4, "nowhere.py is not a file"),
         ("cifar10:nowhere", 4, "put torchvision's cifar-10-batches-py files there, or add --download"),
         ("imagefolder:nowhere", 4, "nowhere/train cannot be used"),
-        ("mnist", 2, "unknown; write digits"),
+        ("mnist", 2, "unknown; nearest: fashion-mnist"),
     ],
 )
 @pytest.mark.parametrize("command", WITH_DATA)

@@ -347,7 +347,7 @@ def test_advice_that_can_be_followed(tmp_path: Path) -> None:
             "write torchvision:NAME, timm:NAME or FILE.py:CALLABLE",
         ),
         (("analyze", "net.py"), 2, "say which network it defines, net.py:CALLABLE"),
-        (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "No such option"),
+        (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "greg analyze has no option -o"),
         (("prune", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "-o . names no file"),
         (("prune", "net.py:Net", "--ratios", "0.5", "-o", ""), 2, "names no file"),
     ):

@@ -352,7 +352,7 @@ def test_a_damaged_log(greg: Greg, state: Path, what: str) -> None:
     [
         (("final.pt", "-o", "x.jpg"), 2, "-o x.jpg: pictures are written as .png or .svg"),
         (("final.pt", "-o", "x"), 2, "written as .png or .svg"),
-        (("final.pt", "--figure", "nroms", "-o", "x.png"), 2, "'norms'"),
+        (("final.pt", "--figure", "nroms", "-o", "x.png"), 2, "nearest: norms"),
         (("final.pt", "--layer", "layer1.c", "-o", "x.png"), 2, "nearest: layer1.b, layer1.a"),
         (("final.pt", "--figure", "kept", "--layer", "layer1.a", "-o", "x.png"), 2, "--layer would have no effect"),
         ((DIGITS, "--layer", "layer1.0.conv1", "-o", "x.png"), 2, "has no norms (it was never regularized)"),

@@ -104,7 +104,7 @@ def write(folder: Path, text: str = GOOD) -> Path:
         ('model = "{base}"', 'model = "{final}"', "step cut reads final, which comes later"),
         ('model = "{base}"', 'model = "{cut}"', "step cut reads itself"),
         ('model = "{base}"', 'model = "{bse}"', "step cut: nothing has the name {bse}; nearest: base"),
-        ('model = "{base}"', "", "step cut: Missing argument 'MODEL'"),
+        ('model = "{base}"', "", "step cut: greg prune lacks MODEL"),
         ('ratios = "{ratio}"', 'ratios = "{rato}"', "step cut: nothing has the name {rato}; nearest: ratio"),
         ('ratios = "{ratio}"', 'ratios = "{ratio}x"', "r.toml: step cut: --ratios 0.25x"),
         ('ratios = "{ratio}"', "ratios = 0.5", "each.ratio is used by no step"),

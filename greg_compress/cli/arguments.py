@@ -9,7 +9,7 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import InputError, RequestError
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.options.training import Decay, Precision, TeacherOptions, TrainingOptions
@@ -19,6 +19,7 @@ from greg_compress.sources.specs import (
     parse_architecture,
     parse_data,
     parse_input_shape,
+    refuse_misspelt,
 )
 from greg_compress.whole_files import require_file, require_free
 
@@ -102,9 +103,7 @@ def model_options(
             raise RequestError("--allow-pickle would have no effect: MODEL is an architecture")
         spec = model
     else:
-        if model.endswith(".py"):
-            raise RequestError(f"{model}: say which network it defines, {model}:CALLABLE")
-        require_file(Path(model))
+        require_model(model)
         if arch_arg and arch is None:
             raise RequestError("--arch-arg would have no effect without --arch")
     parsed = parse_architecture(spec, arch_arg or ()) if spec else None
@@ -114,6 +113,15 @@ def model_options(
         raise RequestError("--download would have no effect: MODEL is not of the form torchvision:NAME@WEIGHTS")
     shapes = tuple(map(parse_input_shape, input_shape)) if input_shape else None
     return ModelOptions(model, parsed, shapes, allow_pickle, download)
+
+
+def require_model(text: str) -> None:
+    """Refuse a MODEL that is neither a file nor an architecture."""
+    if not text:
+        raise InputError("MODEL is empty; name a file or an architecture")
+    if text.endswith(".py") or not Path(text).exists():
+        refuse_misspelt(text)
+    require_file(Path(text))
 
 
 def trainable_options(
@@ -278,5 +286,5 @@ def teacher_options(
     ] = None,
 ) -> TeacherOptions:
     if teacher is not None and not is_architecture(teacher):
-        require_file(Path(teacher))
+        require_model(teacher)
     return TeacherOptions(teacher, temperature, teacher_weight)

@@ -1,7 +1,7 @@
 """The one place where errors become text and exit codes.
 
 0 done; 1 run time; 2 the request is wrong; 3 a check failed; 4 an input cannot be used; 130 and 143
-interrupted. Errors are one line on stderr. Only a bug of ours keeps its traceback.
+interrupted. Errors are one line on stderr. A bug of ours leaves its traceback in a file, which the line names.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import re
 import signal
 import sys
 import threading
-import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
+from greg_compress.cli import crash, usage
 from greg_compress.errors import GregError, Interrupted, Lost, first_line, is_out_of_memory
 from greg_compress.processes import Place, place
 
@@ -40,7 +40,10 @@ class Boundary(TyperGroup):
             # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         heard = Heard()
-        outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard)
+        with _threads_watched() as crashes:
+            outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard, self.commands)
+        if crashes:
+            outcome = Outcome(outcome.code or 1, "; ".join([outcome.text, *crashes][not outcome.text :]), outcome.error)
         try:
             here = place()
         except GregError:
@@ -80,9 +83,26 @@ def _together(here: Place, own: Outcome) -> Outcome:
     line = found.line(here, own.text)
     if isinstance(own.error, Lost) and line not in ("", own.text):
         return Outcome(found.code, f"{line}; {own.error.hint}")
-    if here.first and own.code and (own.code, own.text) != (found.code, found.text):
+    both = all(text.startswith(crash.INTERNAL) for text in (own.text, found.text))  # each has its own file
+    if here.first and own.code and (own.code, own.text) != (found.code, found.text) and not both:
         _say(own.text)
     return Outcome(found.code, line)
+
+
+@contextlib.contextmanager
+def _threads_watched() -> Iterator[list[str]]:
+    """What there is to say of exceptions that nobody catches in threads."""
+    crashes: list[str] = []
+
+    def crashed(thread: threading.ExceptHookArgs) -> None:
+        if thread.exc_value is not None:
+            crashes.append(crash.reported(thread.exc_value))
+
+    before, threading.excepthook = threading.excepthook, crashed
+    try:
+        yield crashes
+    finally:
+        threading.excepthook = before
 
 
 def _open_streams() -> None:
@@ -135,13 +155,13 @@ class Heard:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
+def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) -> Outcome:
     try:
         code = run()
     except BaseException as error:  # a user's own file can raise anything
         heard.caught()
         if isinstance(error, TyperException):
-            return Outcome(2, f"{error.format_message()} (see --help)", error)
+            return Outcome(2, usage.explained(error, commands), error)
         if heard.number is not None:
             return Outcome(128 + heard.number, "; ".join(["interrupted", *getattr(error, "__notes__", ())]), error)
         if isinstance(error, GregError):
@@ -158,8 +178,7 @@ def _unexpected(error: BaseException) -> str:
         return "out of memory; try a smaller --batch-size or network"
     if not isinstance(error, Exception):
         return f"stopped early by {type(error).__name__}: the output was closed, or a file of yours raised it"
-    traceback.print_exception(error)
-    return f"internal error, please report it with the lines above ({type(error).__name__})"
+    return crash.reported(error)
 
 
 def _say(text: str) -> None:

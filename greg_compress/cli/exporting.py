@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from typer import Option
 
-from greg_compress.cli.arguments import Download, Workers
+from greg_compress.cli.arguments import Download, Workers, require_model
 from greg_compress.cli.measuring import MeasuredOn
 from greg_compress.errors import RequestError
 from greg_compress.options.gates import FEWEST_RUNS, Gates, parse_accuracy, parse_least_speedup, parse_size
 from greg_compress.options.measuring import ExportOptions, ImageOptions
 from greg_compress.selection.amounts import parse_time
 from greg_compress.sources.specs import is_architecture, parse_data
-from greg_compress.whole_files import require_file
 
 Baseline = Annotated[
     str | None, Option("--baseline", metavar="MODEL", help="Measured in turn with the exported network.")
@@ -83,7 +81,7 @@ def export_options(
     if workers is not None and data is None:
         raise RequestError("--workers would have no effect without --data")
     if baseline is not None and not is_architecture(baseline):
-        require_file(Path(baseline))
+        require_model(baseline)
     return ExportOptions(
         baseline, opset, threads, runs, tolerance, batch, with_preprocessing,
         "int8" if int8 else "fp16" if fp16 else "fp32",

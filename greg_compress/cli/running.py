@@ -14,6 +14,7 @@ import typer
 from typer.exceptions import TyperException
 from typer.main import get_command
 
+from greg_compress.cli import usage
 from greg_compress.cli.seat import Rehearsed, Seat, seated
 from greg_compress.errors import CheckFailed, GregError, Interrupted, RequestError
 from greg_compress.options.limits import require_between
@@ -42,6 +43,7 @@ class Line:
 
     def __init__(self, app: typer.Typer) -> None:
         group: Any = get_command(app)
+        self._all = group.commands
         self._commands = {name: group.commands[name] for name in STEPS}
 
     def words(self) -> dict[str, Words]:
@@ -59,7 +61,7 @@ class Line:
             except Rehearsed:
                 return {}
             except TyperException as error:
-                raise RequestError(error.format_message()) from error
+                raise RequestError(usage.explained(error, self._all)) from error
         return seat.result or {}
 
 

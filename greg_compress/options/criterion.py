@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import unknown
 
 
 class Kind(StrEnum):
@@ -50,4 +50,4 @@ def parse_criterion(text: str) -> Criterion:
     try:
         return Criterion(Kind(text))
     except ValueError:
-        raise RequestError(f"--criterion {text[:40]}: write l1, max, random, random:SEED, obd or taylor") from None
+        raise unknown(f"--criterion {text[:40]}: unknown", text[:40], [*Kind, "random:SEED"]) from None

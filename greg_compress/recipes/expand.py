@@ -15,9 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from greg_compress.errors import InputError, RequestError
+from greg_compress.errors import InputError, RequestError, unknown
 from greg_compress.recipes.recipe import PLACE, SEED, Kind, Recipe, Step, Words, listed
-from greg_compress.sources.specs import unknown
 
 FILES = ("model", "baseline", "teacher", "plan")
 """Options that may name a file."""

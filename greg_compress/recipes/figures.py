@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import RequestError, unknown
 from greg_compress.recipes.expand import Grid, Task, told_apart
 from greg_compress.recipes.recipe import SEED, Row
 from greg_compress.recipes.records import Result
-from greg_compress.sources.specs import unknown
 
 SPREAD = 2
 """Seeds without which there is no standard deviation."""

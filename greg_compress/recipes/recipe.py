@@ -11,8 +11,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from greg_compress.errors import InputError, RequestError
-from greg_compress.sources.specs import unknown
+from greg_compress.errors import InputError, RequestError, unknown
 
 TOP = ("about", "seeds", "values", "each", "steps", "results")
 ROW = ("name", "figure", "paper")
@@ -218,7 +217,9 @@ def _step(name: str, body: Any, where: str, commands: Mapping[str, Words]) -> St
     for key, value in options.items():
         if key in OWN:
             raise RequestError(f"{where}: {key} is decided by greg run; leave it out")
-        _require_known(where, [key], list(words.options))
+        if key not in words.options:
+            elsewhere = {name: others.options for name, others in commands.items()}
+            raise unknown(f"{where} has an unknown key {key!r}", key, words.options, elsewhere)
         _require_kind(value, words.options[key], f"{where}: {key}")
     return Step(name, command, options)
 

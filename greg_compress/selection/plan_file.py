@@ -11,11 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from greg_compress.errors import InputError, first_line
+from greg_compress.errors import InputError, first_line, nearest
 
 FORMAT = "greg-plan"
 VERSION = 1
@@ -62,7 +63,7 @@ def read_plan(path: str) -> PlanFile:
     groups = data.get("groups")
     if not isinstance(groups, list):
         raise InputError(f"{path} is damaged: its groups are no list")
-    _refuse_surplus(data, {"format", "version", "groups"}, path, "it")
+    _refuse_surplus(data, ("format", "version", "groups"), path, "it")
     found = tuple(_group(entry, number, path) for number, entry in enumerate(groups))
     for name, times in Counter(group.name for group in found).items():
         if times > 1:
@@ -111,7 +112,7 @@ def _group(entry: Any, number: int, path: str) -> PlannedGroup:
     if type(name) is not str or not name:
         raise fault("has no name")
     where = f"group {name}"
-    _refuse_surplus(entry, {"name", "channels", "kept", "removed"}, path, where)
+    _refuse_surplus(entry, ("name", "channels", "kept", "removed"), path, where)
     if type(channels) is not int or not 0 < channels < MOST_CHANNELS:
         raise fault("has no number of channels")
     if type(kept) is not int or not 0 < kept <= channels:
@@ -127,9 +128,7 @@ def _group(entry: Any, number: int, path: str) -> PlannedGroup:
     return PlannedGroup(name, channels, kept, tuple(sorted(removed)))
 
 
-def _refuse_surplus(entry: dict[str, Any], known: set[str], path: str, where: str) -> None:
+def _refuse_surplus(entry: dict[str, Any], known: Sequence[str], path: str, where: str) -> None:
     """A misspelt key would mean something else in silence."""
     if (surplus := next((key for key in entry if key not in known), None)) is not None:
-        raise InputError(
-            f"{path} is damaged: {where} has a surplus {surplus[:40]!r}; known are {', '.join(sorted(known))}"
-        )
+        raise InputError(f"{path} is damaged: {where} has a surplus {surplus[:40]!r}{nearest(surplus[:40], known)}")

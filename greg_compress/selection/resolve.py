@@ -6,7 +6,6 @@ entry that matches a group wins; `--skip` wins over all.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -15,7 +14,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import RequestError, unknown
 from greg_compress.selection.ratios import IndexRange, Ratios
 from greg_compress.wiring.groups import Group, Wiring
 from greg_compress.wiring.record import Layer, Unfollowed
@@ -180,11 +179,10 @@ def _named(pattern: str, asked: str, wiring: Wiring) -> list[Layer | Unfollowed]
     paths = {layer.name: _path(layer.name) for layer in wiring.ran}
     found = [layer for layer in wiring.ran if any(fnmatchcase(name, pattern) for name in paths[layer.name])]
     if not found:
-        known = {name.lower(): name for path in paths.values() for name in path}
-        near = [known[name] for name in difflib.get_close_matches(pattern.lower(), known, n=3, cutoff=0.4)]
+        known = dict.fromkeys(name for path in paths.values() for name in path)
         idle = any(fnmatchcase(name, pattern) for tensor in wiring.classes for name in _path(tensor))
         what = "matches no convolution or linear layer that runs" if idle else "matches no layer"
-        raise RequestError(f"{asked} {what}" + (f"; nearest: {', '.join(near)}" if near else ""))
+        raise unknown(f"{asked} {what}", pattern, known)
     return found
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from greg_compress.errors import unknown
 from greg_compress.sources import timm_models, torchvision_models
 from greg_compress.sources.normalization import Preprocessing
-from greg_compress.sources.specs import TIMM, Architecture, unknown
+from greg_compress.sources.specs import TIMM, Architecture
 
 Factory = Callable[..., Any]
 Shapes = tuple[tuple[int, ...], ...]

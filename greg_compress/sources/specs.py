@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-from greg_compress.errors import InputError, RequestError
+from greg_compress.errors import InputError, RequestError, unknown
 
 ArchArg = bool | int | float | str
 TORCHVISION, TIMM, PICKLE = "torchvision", "timm", "pickle"
@@ -93,6 +93,19 @@ def is_architecture(text: str) -> bool:
     return bool(named.name) and (named.source in LIBRARIES or named.source.endswith(".py"))
 
 
+def refuse_misspelt(text: str) -> None:
+    """Refuse what is nearly an architecture.
+
+    Raises:
+        RequestError: it lacks a name, or names almost a library.
+    """
+    source, colon, name = text.partition(":")
+    if not name and (source in LIBRARIES or source.endswith(".py")):
+        raise RequestError(f"{text} names no network; write {source}:{'NAME' if source in LIBRARIES else 'CALLABLE'}")
+    if colon and get_close_matches(source.lower(), LIBRARIES, 1):
+        raise unknown(f"{text} is no architecture", source, LIBRARIES)
+
+
 def parse_architecture(text: str, arguments: Sequence[str] = ()) -> Architecture:
     """Read an architecture spec and its `key=value` arguments.
 
@@ -101,6 +114,7 @@ def parse_architecture(text: str, arguments: Sequence[str] = ()) -> Architecture
         InputError: FILE.py is missing.
     """
     if not is_architecture(text):
+        refuse_misspelt(text)
         raise RequestError(f"{text!r} is no architecture; write torchvision:NAME, timm:NAME or FILE.py:CALLABLE")
     architecture = Architecture(text, dict(_argument(argument) for argument in arguments))
     if architecture.source not in LIBRARIES and not Path(architecture.source).is_file():
@@ -129,12 +143,6 @@ def _require_plain(architecture: Architecture) -> None:
             f"{architecture.spec}: the tag {tag!r} only names weights, which are never fetched; write timm:{name}, or"
             f" {OWN_FILE} timm:{name}"
         )
-
-
-def unknown(what: str, name: str, known: Sequence[str]) -> RequestError:
-    """The error for a name that is not there, with the nearest of those that are."""
-    near = get_close_matches(name, known, 3, 0.5) or known[:3]
-    return RequestError(f"{what}; nearest: {', '.join(near) or 'none'}")
 
 
 def _argument(text: str) -> tuple[str, ArchArg]:
@@ -201,7 +209,9 @@ def parse_data(text: str) -> DataSpec:
         if not Path(source).is_file():
             raise InputError(f"{source} is not a file; it should define {name}")
         return DataSpec(source, name)
-    raise RequestError(
-        f"--data {text}: unknown; write digits, fashion-mnist:ROOT, cifar10:ROOT, cifar100:ROOT, imagefolder:ROOT or"
-        " FILE.py:CALLABLE"
-    )
+    if kind in DATA_KINDS:
+        how = "has no ROOT; write digits" if root else "needs its folder; write imagefolder:ROOT"
+        raise RequestError(f"--data {text}: {kind} {how}")
+    if text.endswith(".py"):
+        raise RequestError(f"--data {text}: say what it defines, {text}:CALLABLE")
+    raise unknown(f"--data {text[:80]}: unknown", kind[:80], [*DATA_KINDS, "FILE.py:CALLABLE"])

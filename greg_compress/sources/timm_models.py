@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from greg_compress.errors import RequestError
+from greg_compress.errors import RequestError, unknown
 from greg_compress.sources.normalization import Preprocessing
-from greg_compress.sources.specs import Architecture, unknown
+from greg_compress.sources.specs import Architecture
 
 COLOURS = 3
 Shapes = tuple[tuple[int, ...], ...]

@@ -14,9 +14,9 @@ from unittest import mock
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import InputError, RequestError, first_line, input_fault
+from greg_compress.errors import InputError, RequestError, first_line, input_fault, unknown
 from greg_compress.sources.normalization import Preprocessing
-from greg_compress.sources.specs import Architecture, unknown
+from greg_compress.sources.specs import Architecture
 from greg_compress.tensor_files.reader import read
 
 Factory = Callable[..., Any]

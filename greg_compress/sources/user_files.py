@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from greg_compress.errors import InputError, input_fault
+from greg_compress.errors import InputError, input_fault, nearest
 
 
 def contents(path: Path) -> bytes:
@@ -61,7 +61,8 @@ def defined(path: Path, source: bytes, name: str) -> Any:
         found = getattr(module, name, None)
         home = getattr(found, "__module__", None)
     if not callable(found):
-        raise InputError(f"{path} does not define a callable {name!r}")
+        own = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+        raise InputError(f"{path} does not define a callable {name!r}{nearest(name, own)}")
     if home != module.__name__:
         raise InputError(
             f"{path} does not define a callable {name!r} itself, but imports it; define a function there that calls it"

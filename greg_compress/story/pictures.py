@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from greg_compress.errors import unknown
 from greg_compress.figures.accuracy import Accuracy, Part
 from greg_compress.figures.kept import Kept, Layer
 from greg_compress.figures.norms import Norms, Snapshot
@@ -15,7 +16,6 @@ from greg_compress.figures.separation import Separation
 from greg_compress.figures.style import Curve, Moments
 from greg_compress.options.plotting import Figure
 from greg_compress.penalty.witness import MOST_UNITS, evenly
-from greg_compress.sources.specs import unknown
 from greg_compress.state.format import State
 
 Entry = Mapping[str, Any]
