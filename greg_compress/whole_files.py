@@ -176,7 +176,7 @@ def _require_free(output: Output, resumable: bool) -> None:
     path, partial = output.path, output.partial
     if os.path.lexists(path) and not (output.force or output.resume):
         raise RequestError(f"{path} exists; add --force to replace it, or choose another name")
-    if resumable and partial.exists() and not (output.force or output.resume):
+    if resumable and os.path.lexists(partial) and not (output.force or output.resume):
         raise RequestError(f"{partial} holds unfinished work; add --resume to go on, or --force to begin anew")
 
 

@@ -15,13 +15,14 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "greg_compress"
 MOST_LINES, LONGEST_FUNCTION = 300, 60
 
-WORDS = {"errors", "options", "reporting", "whole_files"}
+WORDS = {"errors", "options", "reporting", "small_files", "whole_files"}
 STAGES = {"train", "analyze", "regularize", "prune", "finetune", "evaluate", "export", "plot", "report", "show"}
 SELECTED = {"selection.ratios", "selection.amounts", "selection.plan_file"}
 """What the command line reads of a selection, without torch."""
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "reporting": set(),
+    "small_files": {"errors"},
     "options": {"errors", *SELECTED, "sources.specs"},
     "processes": {"errors"},
     "ending": {"errors", "processes"},
@@ -36,8 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "criteria": {"errors", "wiring", "options.criterion", "training.evaluation"}
     | {"sources.normalization", "sources.samples"},
     "cost": {"wiring"},
-    "latency_target": {"errors", "reporting", "whole_files", "wiring", "surgery.cut", "deploy"},
-    "selection": {"errors", "options", "reporting", "wiring", "criteria", "cost", "latency_target"},
+    "latency_target": {"errors", "reporting", "small_files", "whole_files", "wiring", "surgery.cut", "deploy"},
+    "selection": {"errors", "options", "reporting", "small_files", "wiring", "criteria", "cost", "latency_target"},
     "penalty": {"errors", "options", "wiring", "selection.plan", "criteria.scores"},
     "unstructured": {"errors", "options", "reporting", "wiring", "criteria", "selection", "penalty"},
     "tensor_files": {"errors"},

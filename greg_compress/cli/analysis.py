@@ -29,12 +29,12 @@ def analysis(out: Console, result: Result) -> None:
     table, missing = _fitting([*rows, *_sums(result)], out)
     out.print(table)
     for reason, number in reasons.items():
-        out.print(f"[{number}] {reason}", markup=False)
+        out.print(f"[{number}] {reason}")
     if missing:
         out.print(f"a wider terminal shows {', '.join(missing)} too; --json has it all")
     out.print(f"{result['params']:,} parameters, {result['macs']:,} MACs, {size(result['size'])}")
     if result["uncalled"]:
-        out.print(f"never run, left alone: {', '.join(result['uncalled'])}", markup=False)
+        out.print(f"never run, left alone: {', '.join(result['uncalled'])}")
     if result["zeros"]:
         out.print(f"{result['zeros']:,} parameters are zero ({percent(result['sparsity'])})")
     if (plan := result["plan"]) is not None and plan["zeros"] is not None:

@@ -24,14 +24,18 @@ from greg_compress.sources.specs import (
 from greg_compress.whole_files import require_file, require_free
 
 Model = Annotated[
-    str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
+    str,
+    Argument(
+        metavar="MODEL",
+        help="A state file, a weights file with --arch, or an architecture spec; a FILE.py:CALLABLE runs.",
+    ),
 ]
 Arch = Annotated[
     str | None,
     Option(
         "--arch",
         metavar="SPEC",
-        help="torchvision:NAME[@WEIGHTS] or timm:NAME, /PART for a part of it; or FILE.py:CALLABLE, which may run.",
+        help="torchvision:NAME[@WEIGHTS] or timm:NAME, /PART for a part of it; or FILE.py:CALLABLE, whose code runs.",
     ),
 ]
 ArchArg = Annotated[
@@ -46,7 +50,7 @@ Data = Annotated[
     Option(
         "--data",
         metavar="DATA",
-        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT or FILE.py:CALLABLE.",
+        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT; or FILE.py:CALLABLE, whose code runs.",
     ),
 ]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -7,6 +7,7 @@ interrupted. Errors are one line on stderr. A bug of ours leaves its traceback i
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import signal
@@ -166,6 +167,8 @@ def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) 
             return Outcome(128 + heard.number, "; ".join(["interrupted", *getattr(error, "__notes__", ())]), error)
         if isinstance(error, GregError):
             return Outcome(error.exit_code, str(error), error)
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            return Outcome(2, f"{str(error.filename)[:80]}... is longer than the name of any file can be", error)
         return Outcome(1, _unexpected(error), error)
     return Outcome(code if isinstance(code, int) else 0)
 

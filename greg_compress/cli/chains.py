@@ -32,13 +32,20 @@ def run(
     dry_run: Annotated[
         bool, Option("--dry-run", help="Check and show every command and what it would cut, and stop.")
     ] = False,
+    allow_pickle: Annotated[
+        bool,
+        Option("--allow-pickle", help="Let its steps open whole pickled networks, which run whatever code they hold."),
+    ] = False,
     force: Annotated[bool, Option("--force", help="Do anew what other options had made there.")] = False,
     json: Json = False,
 ) -> None:
-    """Run a whole recipe, or what is missing of it; the same command again goes on."""
+    """Run a whole recipe, or what is missing of it; the same command again goes on.
+
+    A recipe's FILE.py:CALLABLE runs, also with --dry-run, if it lies below the current directory or beside the recipe.
+    """
     if force and dry_run:
         raise RequestError("--force would have no effect with --dry-run")
-    grid = running.grid_of(app, recipe, setting or (), scale, out)
+    grid = running.grid_of(app, recipe, setting or (), scale, out, allow_pickle)
     with printed(json, "planned_grid" if dry_run else "grid") as (print_result, ui):
         if dry_run:
             again = afterwards.typing("run", *_again(recipe, grid, setting, scale))

@@ -22,9 +22,11 @@ from greg_compress.options.penalty import Method, Preset
 from greg_compress.options.selecting import WAYS
 from greg_compress.recipes import records, runner
 from greg_compress.recipes.expand import Grid
+from greg_compress.recipes.recipe import LARGEST_FILE
 from greg_compress.recipes.writing import is_untouched, require_plain, written
 from greg_compress.reporting import Reporter
 from greg_compress.selection.amounts import parse_factor, parse_time
+from greg_compress.small_files import read_small
 from greg_compress.sources.specs import LIBRARIES, Architecture, is_architecture
 from greg_compress.whole_files import written_whole
 
@@ -82,7 +84,8 @@ def recipe(model: Said, selected: Said, wished: Wish, output: Output) -> str:
     for said in (*model.values(), *selected.values(), wished.data, path):
         for text in said if isinstance(said, list) else [said]:
             require_plain(str(text))
-    run = f"greg run {quote(str(path))} -o {quote(str(path.parent))}"
+    leave = " --allow-pickle" * ("allow-pickle" in model)
+    run = f"greg run {quote(str(path))} -o {quote(str(path.parent))}{leave}"
     comment = f"Written by greg compress. To run it as it stands here: {run}"
     values = {"model": model["model"], "data": wished.data}
     return written(comment, values, _steps(model, selected, wished), SHOWN)
@@ -203,8 +206,8 @@ def _write(grid: Grid, text: str, force: bool) -> None:
     path = grid.recipe.path
     runner.prepare(grid, force)
     try:
-        edited = path.exists() and not is_untouched(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        edited = path.exists() and not is_untouched(read_small(path, LARGEST_FILE).decode())
+    except (InputError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read; remove it, or name another -o") from error
     if edited and not force:
         raise RequestError(

@@ -40,4 +40,4 @@ def planned_grid(out: Console, result: Result) -> None:
         effect = ""
         if step["macs_speedup"] is not None:
             effect = f"  # {step['macs_speedup']:.2f}x fewer MACs, sparsity {step['sparsity']:.2f}%"
-        out.print(step["command"] + effect, markup=False, soft_wrap=True)
+        out.print(step["command"] + effect, soft_wrap=True)

@@ -155,14 +155,12 @@ def exported(out: Console, result: Result) -> None:
     out.print(
         f"batch {timed['batch']}, threads {timed['threads']}, {timed['runs']} runs in turn; {timed['throughput']:,.0f}"
         f" samples a second; onnxruntime {at['versions']['onnxruntime']}, {at['processor']}",
-        markup=False,
     )
     parity = result["parity"]
     out.print(
         f"{result['onnx']}: {result['precision']}, {size(result['size'])}, opset {result['opset']}; parity passed:"
         f" largest error {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on"
         f" {parity['top1_agreement']:.0%}, with basic and all graph optimisations",
-        markup=False,
     )
     if result["preprocessing"] != "none":
         out.print("it takes pixels as bytes (N, C, H, W), and normalises them by itself")
@@ -180,7 +178,7 @@ def exported(out: Console, result: Result) -> None:
     for gate in result["gates"]:
         out.print(gate["text"])
     if result["alignment"]["hint"] is not None:
-        out.print(result["alignment"]["hint"], markup=False)
+        out.print(result["alignment"]["hint"])
 
 
 def _variants(out: Console, result: Result) -> None:
@@ -207,7 +205,7 @@ def _variants(out: Console, result: Result) -> None:
 
 def drawn(out: Console, result: Result) -> None:
     norms = f" (norms of {result['layer']})" if result["layer"] else ""
-    out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}", markup=False)
+    out.print(f"{result['picture']}: {', '.join(result['figures'])}{norms}, {size(result['size'])}")
 
 
 def reported(out: Console, result: Result) -> None:
@@ -233,14 +231,14 @@ def _before_and_after(out: Console, result: Result) -> None:
 
 def compressed(out: Console, result: Result) -> None:
     _before_and_after(out, result)
-    out.print(f"{result['onnx']}, made by {result['recipe']}", markup=False, soft_wrap=True)
+    out.print(f"{result['onnx']}, made by {result['recipe']}", soft_wrap=True)
 
 
 def demonstration(out: Console, result: Result) -> None:
     _before_and_after(out, result)
     out.print(f"{result['seconds']:.0f} seconds. The same by hand:")
     for command in result["commands"]:
-        out.print("  " + command, markup=False, soft_wrap=True)
+        out.print("  " + command, soft_wrap=True)
 
 
 def _times(timed: Result) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from greg_compress.cli.seat import Rehearsed, Seat, seated
 from greg_compress.errors import CheckFailed, GregError, Interrupted, RequestError
 from greg_compress.options.limits import require_between
 from greg_compress.recipes import figures, runner
+from greg_compress.recipes.code import require_known
 from greg_compress.recipes.expand import Grid, Task, argv, expand
 from greg_compress.recipes.recipe import OWN, PLACE, Kind, Words, parsed, read
 from greg_compress.reporting import Reporter
@@ -78,7 +79,14 @@ def _words(name: str, parameters: Sequence[Any]) -> Words:
     return Words(options, suffix, "resume" in own)
 
 
-def grid_of(app: typer.Typer, recipe: Path, settings: Sequence[str], scale: float, folder: Path | None) -> Grid:
+def grid_of(
+    app: typer.Typer,
+    recipe: Path,
+    settings: Sequence[str],
+    scale: float,
+    folder: Path | None,
+    allow_pickle: bool = False,
+) -> Grid:
     """Read and expand a recipe, and rehearse all its commands.
 
     Raises:
@@ -89,6 +97,7 @@ def grid_of(app: typer.Typer, recipe: Path, settings: Sequence[str], scale: floa
     commands = line.words()
     read_recipe = read(recipe, settings, commands)
     found = expand(read_recipe, Path(recipe.stem) if folder is None else folder, scale, commands)
+    require_known(found, [setting.partition("=")[2] for setting in settings], allow_pickle)
     _rehearse(line, found, f"{recipe}: step {{}}: ")
     return found
 

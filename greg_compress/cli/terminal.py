@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO
+from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, RenderableType
@@ -24,8 +24,23 @@ PLAIN_WIDTH = 1000
 
 
 def console(file: IO[str]) -> Console:
-    found = Console(file=file, highlight=False)
-    return found if found.is_terminal else Console(file=file, highlight=False, width=PLAIN_WIDTH)
+    found = Plain(file=file, highlight=False, markup=False, emoji=False)
+    if not found.is_terminal:
+        found.width = PLAIN_WIDTH
+    return found
+
+
+def printable(text: str) -> str:
+    """Text that only shows: files and networks may be named as their author likes, with commands to a terminal, letters
+    that turn those after them around, or bytes that are no letters at all."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+class Plain(Console):
+    """Shows texts as they are: nothing in them is markup, an emoji or a command."""
+
+    def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
 
 
 def printable(text: str) -> str:
@@ -60,7 +75,7 @@ class Terminal(reporting.Reporter):
 
     def _line(self, text: str, style: str) -> None:
         """A line of a log is never broken; on a terminal it wraps between words."""
-        self._console.print(text, style=style, markup=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(printable(text), style=style, soft_wrap=not self._console.is_terminal)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._console.print(make_table(columns, rows, title))
@@ -76,7 +91,7 @@ class Terminal(reporting.Reporter):
         figures, pace = _figures(progress), _pace(progress, speed)
         if not self._console.is_terminal:
             text = f"{progress.phase} {progress.iteration}/{progress.total}  {figures}  {pace}"
-            self._console.print(text.rstrip(), markup=False, soft_wrap=True)
+            self._console.print(text.rstrip(), soft_wrap=True)
             return
         live = self._live = self._live or self._started(progress)
         live.figures = figures
@@ -131,5 +146,5 @@ def make_table(
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number in words else "right", overflow="fold")
     for row in rows:
-        table.add_row(*(Text("" if cell is None else str(cell)) for cell in row))
+        table.add_row(*(Text("" if cell is None else printable(str(cell))) for cell in row))
     return table

@@ -14,11 +14,15 @@ from pathlib import Path
 import onnxruntime
 
 from greg_compress.deploy.identity import processor
-from greg_compress.errors import GregError
+from greg_compress.errors import GregError, InputError
 from greg_compress.latency_target.layers import Form
 from greg_compress.latency_target.probes import time_forms
 from greg_compress.latency_target.surface import Point, Surface, points
+from greg_compress.small_files import parsed, read_small
 from greg_compress.whole_files import written_whole
+
+LARGEST_FILE = 2**24
+"""Bytes of a cache: enough for 10,000 layers."""
 
 
 def cache_folder() -> Path:
@@ -73,8 +77,8 @@ def _at(point: Point) -> str:
 
 def _read(path: Path) -> dict[str, dict[str, float]]:
     """What was kept; nothing where it cannot be read."""
-    with suppress(OSError, ValueError, TypeError, AttributeError):
-        found = json.loads(path.read_bytes())
+    with suppress(InputError, ValueError, TypeError, AttributeError):
+        found = parsed(read_small(path, LARGEST_FILE))
         if all(type(time) is float and 0 <= time < 1e9 for times in found.values() for time in times.values()):
             return {str(key): dict(times) for key, times in found.items()}
     return {}

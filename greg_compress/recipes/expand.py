@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shlex
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,6 +23,8 @@ FILES = ("model", "baseline", "teacher", "plan")
 """Options that may name a file."""
 LENGTHS = ("epochs", "iterations", "warmup")
 """Options that --scale multiplies; of `regularize` the option --scale itself."""
+MOST_TASKS, LONGEST_LINE = 10_000, 2**14
+"""Steps in all cells together, and letters of one command line: a recipe of a kilobyte can ask for any number."""
 UP = re.compile(r"\{here\}((?:/\.\.)*)")
 
 Cell = dict[str, str]
@@ -91,8 +94,12 @@ def expand(recipe: Recipe, folder: Path, scale: float, commands: Mapping[str, Wo
         scale: what all lengths are multiplied with.
 
     Raises:
-        RequestError: a length that cannot be scaled, or a printed result of a cell that is none.
+        RequestError: more cells than anybody runs, a length that cannot be scaled, or a printed result of a cell that is
+            none.
     """
+    count = math.prod(map(len, [recipe.seeds, *recipe.each.values(), recipe.steps]))
+    if count > MOST_TASKS:
+        raise RequestError(f"{recipe.path}: {count:.4g} steps in all cells together, but at most {MOST_TASKS:,} can be")
     names = [*recipe.each, SEED]
     varies = _dependencies(recipe, names)
     slugs = {name: _slugs(values) for name, values in recipe.each.items()}
@@ -125,10 +132,16 @@ def _dependencies(recipe: Recipe, names: Sequence[str]) -> dict[str, set[str]]:
 def _slugs(values: Sequence[str]) -> dict[str, str]:
     """Values as parts of file names, numbered where they would look alike."""
     slugs = [re.sub(r"[^A-Za-z0-9.+]+", "_", value).strip("_.")[:60] for value in values]
-    return {
-        value: slug if slug and slugs.count(slug) == 1 else f"{slug}_{number}"
-        for number, (value, slug) in enumerate(zip(values, slugs, strict=True))
-    }
+    alike = Counter(slugs)
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for number, (value, slug) in enumerate(zip(values, slugs, strict=True)):
+        name = slug if slug and alike[slug] == 1 else f"{slug}_{number}"
+        while name in taken:
+            name += "_"  # another value spells what a number makes of this one
+        found[value] = name
+        taken.add(name)
+    return found
 
 
 def _task(
@@ -150,6 +163,8 @@ def _task(
             key: [PLACE.sub(lambda match: names.get(match[1], match[0]), _placed(text, here)) for text in listed(value)]
             for key, value in step.options.items()
         }
+        if sum(len(text) for texts in options.values() for text in texts) > LONGEST_LINE:
+            raise RequestError(f"{where} makes a command of more than {LONGEST_LINE:,} letters")
         return _scaled(options, words, scale, where)
 
     files = {name: str(task.file) for name, task in reads.items()}
@@ -181,8 +196,8 @@ def _placed(text: str, here: str | None) -> str:
 
 
 def argv(options: Mapping[str, Sequence[str]], words: Words) -> list[str]:
-    """Options as they are typed, MODEL first."""
-    found = list(options.get("model", []))
+    """Options as they are typed, MODEL first; it is never taken for an option."""
+    found = [f"./{text}" if text.startswith("-") else text for text in options.get("model", [])]
     for key, texts in options.items():
         if words.options[key] is Kind.SWITCH:
             found += [f"--{key}"] * (list(texts) == [str(True)])

@@ -11,6 +11,8 @@ from greg_compress.recipes.expand import Grid, Task, told_apart
 from greg_compress.recipes.recipe import SEED, Row
 from greg_compress.recipes.records import Result
 
+LARGEST = 1e100
+"""Of a figure: squares of it still have a sum."""
 SPREAD = 2
 """Seeds without which there is no standard deviation."""
 
@@ -84,4 +86,6 @@ def _value(grid: Grid, row: Row, task: Task, done: Mapping[str, Result]) -> floa
         found = found[key]
     if found is not None and (isinstance(found, bool) or not isinstance(found, (int, float))):
         raise RequestError(f"{grid.recipe.path}: {row.figure} is no figure but {type(found).__name__}")
+    if found is not None and abs(found) > LARGEST:
+        raise RequestError(f"{grid.recipe.path}: {row.figure} is beyond {LARGEST:g}")
     return found

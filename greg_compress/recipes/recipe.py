@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.errors import InputError, RequestError, unknown
+from greg_compress.small_files import read_small
 
 TOP = ("about", "seeds", "values", "each", "steps", "results")
 ROW = ("name", "figure", "paper")
@@ -23,6 +24,10 @@ HERE, SEED = "here", "seed"
 RESERVED = (HERE, SEED, "results")
 OWN = ("out", "force", "resume", "json", "time", "log", "plan-out", "help")
 """Options that `greg run` decides itself."""
+
+LARGEST_FILE, LONGEST_LINE = 2**16, 2**12
+"""Bytes. Python's reader takes time and memory in the square of the dots in a key, and a key ends with its line."""
+LARGEST_COUNT = 2**63
 
 Plain = str | int | float | bool
 Option = Plain | list[Plain]
@@ -102,9 +107,12 @@ def read(path: Path, settings: Sequence[str], commands: Mapping[str, Words]) -> 
 
 def parsed(content: bytes, path: Path, settings: Sequence[str], commands: Mapping[str, Words]) -> Recipe:
     """The same of a recipe that is not there yet, but will be at `path`."""
+    if len(content) > LARGEST_FILE or max(map(len, content.splitlines()), default=0) > LONGEST_LINE:
+        most = f"{LARGEST_FILE:,} bytes, and {LONGEST_LINE:,} in a line"
+        raise InputError(f"{path} is larger than a recipe can be: {most}")
     try:
         found = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path} is no TOML ({str(error)[:200]})") from error
     where = str(path)
     _require_known(where, found, TOP)
@@ -130,16 +138,10 @@ def parsed(content: bytes, path: Path, settings: Sequence[str], commands: Mappin
 
 
 def _content(path: Path) -> bytes:
-    if path.is_dir():
-        raise InputError(f"{path} is a directory; name a recipe, a TOML file")
-    if path.exists() and not path.is_file():
-        raise InputError(f"{path} is no ordinary file")
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; name a recipe, a TOML file") from None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+        return read_small(path, LARGEST_FILE)
+    except InputError as error:
+        raise InputError(f"{error}; name a recipe, a TOML file") from error
 
 
 def _require_known(where: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -159,6 +161,8 @@ def text(value: Any, where: str) -> str:
     """A plain value as it would be typed."""
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise RequestError(f"{where}: write a text or a number")
+    if isinstance(value, int) and abs(value) >= LARGEST_COUNT:
+        raise RequestError(f"{where}: a number of more than 63 bits")
     return str(value)
 
 
@@ -185,7 +189,7 @@ def _about(found: Mapping[str, Any], where: str) -> str:
 
 def _seeds(found: Mapping[str, Any], where: str) -> list[int]:
     seeds = found.get("seeds", [0])
-    plain = isinstance(seeds, list) and seeds and all(type(seed) is int and seed >= 0 for seed in seeds)
+    plain = isinstance(seeds, list) and seeds and all(type(seed) is int and 0 <= seed < LARGEST_COUNT for seed in seeds)
     if not plain or len(set(seeds)) < len(seeds):
         raise RequestError(f"{where}: seeds must be a list of different whole numbers, like [0, 1, 2]")
     return list(seeds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,8 +13,12 @@ from typing import Any
 from greg_compress.errors import InputError, RequestError
 from greg_compress.options.network import Output
 from greg_compress.recipes.expand import Grid, Task
+from greg_compress.small_files import parsed, read_small
 from greg_compress.whole_files import written_whole
 
+RESULTS = "results.json"
+LARGEST_FILE = 2**24
+"""Bytes of a record, or of all results."""
 Result = dict[str, Any]
 
 
@@ -39,15 +44,15 @@ def read(task: Task, folder: Path) -> Record | None:
     """
     path = path_of(task, folder)
     try:
-        found = json.loads(path.read_bytes())
+        if not os.path.lexists(path):
+            return None
+        found = parsed(read_small(path, LARGEST_FILE))
         record = Record(found["key"], found["argv"], found["result"])
         if not (isinstance(record.result, (dict, type(None))) and all(isinstance(word, str) for word in record.argv)):
             raise ValueError("no record")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except InputError as error:
+        raise InputError(f"{error}; name another folder") from error
+    except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path} is no record of greg run; name another folder") from error
     return record
 
@@ -80,13 +85,20 @@ def finished(task: Task, folder: Path) -> Result | None:
 
 
 def require_same(grid: Grid) -> None:
-    """Refuse a folder that holds what another command line made, or began.
+    """Refuse a folder that holds what another command line made, or began, or what no greg run put there.
 
     Raises:
         RequestError: it does; what differs is said.
     """
+    _require_own(grid.folder / RESULTS)
     for task in grid.tasks.values():
+        there = _made(task, grid.folder)  # before its record is looked at: that is what another greg writes first
         record = read(task, grid.folder)
+        if record is None and there:
+            raise RequestError(
+                f"{there[0]} exists, and no record says that greg run made it; add --force to replace it, or name"
+                " another -o"
+            )
         if record is not None and record.key != task.key and _holds_work(record, task, grid.folder):
             path = path_of(task, grid.folder)
             raise RequestError(
@@ -96,8 +108,27 @@ def require_same(grid: Grid) -> None:
 
 def _holds_work(record: Record, task: Task, folder: Path) -> bool:
     """Whether anything is there that would be lost; a command may have failed before it wrote anything."""
+    return record.result is not None or bool(_made(task, folder))
+
+
+def _made(task: Task, folder: Path) -> list[Path]:
+    """What stands where a task writes."""
     made = [] if task.file is None else [folder / task.file, Output(folder / task.file).partial]
-    return record.result is not None or any(path.exists() for path in made)
+    return [path for path in made if os.path.lexists(path)]
+
+
+def _require_own(path: Path) -> None:
+    """Refuse to write over a file of results that is somebody else's.
+
+    Raises:
+        RequestError: it is.
+    """
+    try:
+        if not os.path.lexists(path) or {"recipe", "cells", "results"} <= parsed(read_small(path, LARGEST_FILE)).keys():
+            return
+    except (InputError, ValueError, AttributeError):
+        pass
+    raise RequestError(f"{path} is not of greg run; add --force to replace it, or name another -o")
 
 
 def _difference(record: Record, task: Task) -> str:

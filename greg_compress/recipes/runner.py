@@ -17,7 +17,6 @@ Typed = Callable[[list[str]], Result]
 """Runs the words after `greg`, and returns the command's result."""
 LOOK_AGAIN = 0.5
 """Seconds between two looks at what another one holds."""
-RESULTS = "results.json"
 
 
 def run(grid: Grid, typed: Typed, ui: Reporter, *, force: bool = False, anew: bool = False) -> dict[str, Result]:
@@ -113,7 +112,7 @@ def _how(task: Task, begun: bool, replace: bool) -> list[str]:
 
 def _save(grid: Grid) -> None:
     """Write results.json of all that is finished; the last one to write has seen everything."""
-    path = grid.folder / RESULTS
+    path = grid.folder / records.RESULTS
     while True:
         try:
             with claimed(Output(path)):

@@ -9,7 +9,6 @@ leaves it to L1 norm when the plan is used.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from greg_compress.errors import InputError, first_line, nearest
+from greg_compress.small_files import parsed, read_small
 
 FORMAT = "greg-plan"
 VERSION = 1
@@ -52,7 +52,10 @@ def read_plan(path: str) -> PlanFile:
         InputError: missing, no JSON, no plan, of a newer version, or with a value that cannot be.
     """
     content = _content(path)
-    data = _parsed(content, path)
+    try:
+        data = parsed(content)
+    except ValueError as error:
+        raise InputError(f"{path} is no plan file: it is no JSON ({first_line(error)})") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         raise InputError(f"{path} is no plan file; greg analyze MODEL --ratios R --plan-out FILE writes one")
     version = data.get("version")
@@ -72,33 +75,12 @@ def read_plan(path: str) -> PlanFile:
 
 
 def _content(path: str) -> bytes:
-    file = Path(path)
     if not path:
         raise InputError("--plan names no file")
     try:
-        if not file.is_file():
-            what = "is no ordinary file" if file.exists() else "does not exist"
-            raise InputError(f"--plan {path} {what}; greg analyze MODEL --ratios R --plan-out FILE writes one")
-        if (size := file.stat().st_size) > LARGEST_FILE:
-            raise InputError(f"--plan {path}: {size} bytes are too many for a plan; is it the right file?")
-        return file.read_bytes()
-    except (OSError, ValueError) as error:
-        raise InputError(f"--plan {path} cannot be read ({first_line(error)})") from error
-
-
-def _parsed(content: bytes, path: str) -> Any:
-    try:
-        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_without_repeats)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no plan file: it is no JSON ({first_line(error)})") from error
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object; of a key that stands there twice nobody knows which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("an object has a key twice")
-    return found
+        return read_small(Path(path), LARGEST_FILE)
+    except InputError as error:
+        raise InputError(f"--plan {error}; greg analyze MODEL --ratios R --plan-out FILE writes one") from error
 
 
 def _group(entry: Any, number: int, path: str) -> PlannedGroup:

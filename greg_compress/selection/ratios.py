@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from greg_compress.errors import InputError, RequestError, first_line
+from greg_compress.small_files import read_small
 
 LARGEST_FILE = 2**20
 """Bytes of a ratios file: enough for 10,000 names."""
@@ -117,16 +118,15 @@ def _refuse(text: str, problem: str) -> NoReturn:
 
 def _file(path: str, text: str) -> Ratios:
     """Read a JSON file; its content comes back as the text that says the same."""
-    if not Path(path).is_file():
-        raise InputError(f"--ratios {text}: {path or 'what follows @'} is not a file")
     try:
-        if (size := Path(path).stat().st_size) > LARGEST_FILE:
-            raise InputError(f"--ratios {text}: {size} bytes are too many for ratios; is it the right file?")
         content = json.loads(
-            Path(path).read_text("utf-8-sig"), object_pairs_hook=Pairs, parse_float=Decimal, parse_int=Decimal
+            read_small(Path(path), LARGEST_FILE).decode("utf-8-sig"),
+            object_pairs_hook=Pairs,
+            parse_float=Decimal,
+            parse_int=Decimal,
         )
-    except OSError as error:
-        raise InputError(f"--ratios {text}: the file cannot be read ({error.strerror})") from error
+    except InputError as error:
+        raise InputError(f"--ratios {text[:80]}: {error}") from error
     except (ValueError, RecursionError, InvalidOperation) as error:
         hint = "text like [0:0.5] goes in double quotes there"
         raise InputError(f"--ratios {text}: the file is no JSON ({first_line(error)}); {hint}") from error

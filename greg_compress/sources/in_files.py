@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.transforms import v2
 from torchvision.transforms.functional import pil_to_tensor
 
@@ -27,6 +29,10 @@ IMAGENET = {
     1: Normalization(1 / 255, (0.449,), (0.226,)),
 }
 """By channels; that of grey images is the mean of the colours'."""
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")
+"""What is read, whatever a file calls itself: of others, Pillow would hand PostScript to a program that runs it."""
+MOST_PIXELS = 89_478_485
+"""Of an image, 256 MiB in colour; a PNG file of 200 KB can hold 10^9."""
 CENTRE = 0.875
 """Share of a test image's shorter side that is kept: 224 of 256."""
 
@@ -53,14 +59,54 @@ def image_folder(spec: DataSpec, workers: int | None) -> Dataset:
     return Dataset(str(spec), len(train.classes), *fitted((3, 224, 224)), None, fitted)
 
 
-def _folder(path: Path) -> ImageFolder:
+@dataclass(frozen=True)
+class _Folder:
+    """Images by class."""
+
+    classes: list[str]
+    samples: list[tuple[str, int]]
+    """Path and class of each image, in the order of torchvision's ImageFolder."""
+
+
+def _folder(path: Path) -> _Folder:
     try:
-        return ImageFolder(str(path))
+        classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
+        by_class = [_images_below(path / name) for name in classes]
     except OSError as error:
         raise InputError(f"imagefolder: {path} cannot be used ({first_line(error)})") from error
+    if not classes or not all(by_class):
+        empty = path if not classes else path / classes[by_class.index([])]
+        raise InputError(f"imagefolder: {path} cannot be used (no images lie below {empty})")
+    return _Folder(classes, [(image, label) for label, found in enumerate(by_class) for image in found])
 
 
-def _images(folder: ImageFolder, shape: Shape, workers: int) -> Items:
+def _images_below(folder: Path) -> list[str]:
+    """Images by their endings. Each folder once: links may lead round in circles, and to so many paths that no walk
+    ends."""
+    found: list[tuple[str, str]] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(root)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [(root, name) for name in names if name.lower().endswith(IMG_EXTENSIONS)]
+    return [f"{root}/{name}" for root, name in sorted(found)]
+
+
+def _opened(path: str, mode: str) -> Image.Image:
+    """Raises OSError or ValueError for what is no image that can be read in bounded memory."""
+    if not os.path.isfile(path):
+        raise OSError("it is no ordinary file")  # a pipe would be waited for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # which is an error here
+        with Image.open(path, formats=FORMATS) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width}x{image.height} are more than {MOST_PIXELS:,} pixels")
+            return image.convert(mode)
+
+
+def _images(folder: _Folder, shape: Shape, workers: int) -> Items:
     """uint8 images (C, H, W): a random part and its mirror image for training, the centre for testing."""
     channels, *size = shape
     training = v2.Compose([v2.RandomResizedCrop(size), v2.RandomHorizontalFlip()])
@@ -68,11 +114,10 @@ def _images(folder: ImageFolder, shape: Shape, workers: int) -> Items:
 
     def read(index: int, train: bool) -> tuple[Tensor, int]:
         path, label = folder.samples[index]
-        with Image.open(path) as image:
-            whole = image.convert("RGB" if channels == 3 else "L")
+        whole = _opened(path, "RGB" if channels == 3 else "L")
         return pil_to_tensor((training if train else centre)(whole)), label
 
-    return Items(read, lambda index: folder.samples[index][0], torch.arange(len(folder)), workers)
+    return Items(read, lambda index: folder.samples[index][0], torch.arange(len(folder.samples)), workers)
 
 
 def from_callable(spec: DataSpec, workers: int | None) -> Dataset:

@@ -15,7 +15,7 @@ from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
-from greg_compress.tensor_files.arrays import read_arrays
+from greg_compress.tensor_files.arrays import read_arrays, read_idx
 
 CIFAR = {
     # kind: (folder, training files, test files, key of the labels, mean, std)
@@ -61,15 +61,19 @@ def _digits() -> Dataset:
 
 def _fashion_mnist(spec: DataSpec, download: bool) -> Dataset:
     """Fashion-MNIST (Xiao et al., 2017): 60,000 and 10,000 images of 28x28."""
-    from torchvision.datasets import FashionMNIST
-
     assert spec.root is not None
+    where = "FashionMNIST/raw"
+    if download:
+        from torchvision.datasets import FashionMNIST
+
+        _parts(spec, lambda train: FashionMNIST(spec.root, train, download=True), where, download)
 
     def part(train: bool) -> Part:
-        found = FashionMNIST(spec.root, train=train, download=download)
-        return _checked(found.data.unsqueeze(1), found.targets, 10, (1, 28, 28), padding=2)
+        stem = Path(str(spec.root), where, "train" if train else "t10k")
+        images, labels = (read_idx(Path(f"{stem}-{name}-ubyte")) for name in ("images-idx3", "labels-idx1"))
+        return _checked(images.unsqueeze(1), labels, 10, (1, 28, 28), padding=2)
 
-    train, test = _parts(spec, part, "FashionMNIST/raw", download)
+    train, test = _parts(spec, part, where, download)
     return Dataset(str(spec), 10, train, test, Normalization(1 / 255, (0.2860,), (0.3530,)), (1, 28, 28))
 
 

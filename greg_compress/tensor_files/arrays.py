@@ -1,9 +1,10 @@
-"""numpy arrays of bytes in a pickle, as the CIFAR files hold them. Nothing in it is run."""
+"""Arrays of bytes: in a pickle, as the CIFAR files hold them, of which nothing is run, and in an IDX file."""
 
 from __future__ import annotations
 
 import io
 import math
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from greg_compress.errors import InputError
 from greg_compress.tensor_files.faults import reading
 from greg_compress.tensor_files.plain_pickle import Named, PlainUnpickler
 
-MOST_BYTES, MOST_ENCODED = 2**30, 8
+MOST_BYTES, MOST_ENCODED, IDX_BYTES = 2**30, 8, 8
 
 
 @dataclass
@@ -65,10 +66,31 @@ def read_arrays(path: Path) -> dict[str, Any]:
         InputError: it cannot be read, or holds something else.
     """
     with reading(path):
-        if path.stat().st_size > MOST_BYTES:
-            raise InputError(f"it is larger than {MOST_BYTES >> 20} MiB")
-        data = _ArrayUnpickler(io.BytesIO(path.read_bytes())).load()
+        data = _ArrayUnpickler(io.BytesIO(_content(path))).load()
         if not isinstance(data, dict):
             raise ValueError(f"a {type(data).__name__} instead of a dictionary")
     found = {key.decode() if isinstance(key, bytes) else key: value for key, value in data.items()}
     return {key: value.value if isinstance(value, _Array) else value for key, value in found.items()}
+
+
+def _content(path: Path) -> bytes:
+    if path.stat().st_size > MOST_BYTES:
+        raise InputError(f"it is larger than {MOST_BYTES >> 20} MiB")
+    return path.read_bytes()
+
+
+def read_idx(path: Path) -> Tensor:
+    """A file in the format of MNIST (LeCun et al., 1998): two zeros, 8 for bytes, how many dimensions, their sizes as
+    32 bits each, the highest first, and the bytes. torchvision would look for a pickle of its own first.
+
+    Raises:
+        InputError: it cannot be read, or holds something else.
+    """
+    with reading(path):
+        content = _content(path)
+        zeros, kind, dimensions = struct.unpack_from(">HBB", content)
+        sizes = struct.unpack_from(f">{dimensions}I", content, 4)
+        start = 4 + 4 * dimensions
+        if zeros or kind != IDX_BYTES or math.prod(sizes) != len(content) - start:
+            raise ValueError("no IDX file of bytes, or one of other bytes than it says")
+        return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(sizes)
