@@ -39,6 +39,11 @@ def _percent(share: Any) -> str:
     return f"{(100 * Decimal(share)).normalize():f}%"
 
 
+def _short(value: float) -> str:
+    """20, not 20.0; exact all the same."""
+    return repr(value).removesuffix(".0")
+
+
 TEXTS: dict[str, Callable[[Any], str]] = {
     "plan": lambda plan: str(plan["path"]),
     "target_macs": _percent,
@@ -50,8 +55,8 @@ TEXTS: dict[str, Callable[[Any], str]] = {
     "budget": lambda seconds: f"{round(seconds)}s",
     "milestones": lambda shares: ",".join(map(repr, shares)),
     "auto_align": lambda _: "auto",
-    "lr": lambda value: f"{value:.10g}",
-    "epochs": lambda value: f"{value:.10g}",
+    "lr": _short,
+    "epochs": _short,
 }
 """Values whose text is not simply theirs."""
 

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def sound(text: str) -> Element:
     assert not re.search(r"url\(|@import|https?:", next(page.all("style")).text)
     assert len(list(page.all("h1"))) == 1
     levels = [int(each.tag[1]) for each in elements if re.fullmatch("h[1-6]", each.tag)]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert {"header", "main", "nav", "footer"} <= {each.tag for each in elements}
     assert next(page.all("html")).attributes["lang"] == "en"
     for table in page.all("table"):
@@ -283,7 +284,7 @@ def test_before_and_after(whole: tuple[Element, Any], chain: Path) -> None:
     ]
     said = next(each for each in shown.all("p") if "Measured speedup" in each.text)
     assert values(said) == [exported["speedup"], *exported["speedup_interval"], exported["macs_speedup"]]
-    assert rows(shown)["Parameters"][-2] == f"{pruned['params']['before'] / pruned['params']['after']:.2f}×"
+    assert rows(shown)["Parameters"][-2] == f"{pruned['params']['before'] / pruned['params']['after']:.2f}x"
     assert rows(shown)["ONNX file, bytes"][-1] == "export.json"
 
 
@@ -336,7 +337,9 @@ def test_every_command_can_be_typed_again(whole: tuple[Element, Any], chain: Pat
     first, again = (state(folder, "final.pt")["history"] for folder in (chain, tmp_path))
     assert list(map(repeatable, again)) == list(map(repeatable, first))
     told = section(whole[0], "history").text
-    assert all(entry["input"]["sha256"] in told for entry in state(chain, "final.pt")["history"] if entry["input"]["sha256"])
+    assert all(
+        entry["input"]["sha256"] in told for entry in state(chain, "final.pt")["history"] if entry["input"]["sha256"]
+    )
     assert state(chain, "final.pt")["history"][1]["options"]["teacher_sha256"] in told
 
 
@@ -418,7 +421,13 @@ def test_names_are_text_whatever_they_say(chain: Path, greg: Greg) -> None:
 def test_that_check_sees_markup() -> None:
     good = '<html lang="en"><style></style><header><h1>a</h1><nav></nav></header><main></main><footer></footer></html>'
     sound(good)
-    for bad in ("<script></script>", '<p onclick="x"></p>', '<a href="https://a"></a>', "<h3>x</h3>", "<table></table>"):
+    for bad in (
+        "<script></script>",
+        '<p onclick="x"></p>',
+        '<a href="https://a"></a>',
+        "<h3>x</h3>",
+        "<table></table>",
+    ):
         with pytest.raises((AssertionError, StopIteration)):
             sound(good.replace("</main>", f"{bad}</main>"))
 

@@ -19,7 +19,9 @@ SUFFIXES = (".html", ".htm")
 def told_files(
     files: Annotated[
         list[Path],
-        Argument(metavar="FILES...", help="States, exported .onnx files, documents of --json, results.json of greg run."),
+        Argument(
+            metavar="FILES...", help="States, exported .onnx files, documents of --json, results.json of greg run."
+        ),
     ],
 ) -> tuple[Path, ...]:
     if len(files) > MOST_FILES:

@@ -75,7 +75,9 @@ def told_by(file: File) -> list[Entry]:
     if file.state is None:
         return []
     run = file.state.run
-    begun = [] if run is None else [{**run, "input": {"model": at(run, "options", "model"), "sha256": at(run, "digest")}}]
+    begun = (
+        [] if run is None else [{**run, "input": {"model": at(run, "options", "model"), "sha256": at(run, "digest")}}]
+    )
     return [*file.state.history, *begun]
 
 

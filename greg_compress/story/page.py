@@ -16,7 +16,7 @@ WAYS: dict[str, Callable[[Any], str]] = {
     "ms": lambda value: f"{value:.3f}",
     "percent": lambda value: f"{value:.2f} %",
     "share": lambda value: f"{100 * value:.1f} %",
-    "times": lambda value: f"{value:.2f}×",
+    "times": lambda value: f"{value:.2f}x",
     "plain": lambda value: f"{value:.6g}",
 }
 """How figures are written."""
@@ -33,7 +33,7 @@ def page(story: Story) -> str:
         lstrip_blocks=True,
     )
     environment.filters["written"] = lambda value, how: WAYS[how](value)
-    environment.filters["drawn"] = lambda drawing: Markup(drawing.svg)  # noqa: S704 (an XML writer wrote it)
+    environment.filters["drawn"] = lambda drawing: Markup(drawing.svg)  # an XML writer wrote it
     return environment.get_template(TEMPLATE).render(story=story)
 
 
@@ -41,4 +41,6 @@ def _readable(value: Any) -> Any:
     """Names as their author likes, but for what HTML forbids or what would turn the order of letters around."""
     if type(value) is not str:  # Markup is ours
         return value
-    return "".join(letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in value)
+    return "".join(
+        letter if letter.isprintable() or letter == "\n" else "\N{REPLACEMENT CHARACTER}" for letter in value
+    )
