@@ -166,6 +166,7 @@ def loads_torch(*words: str) -> bool:
         ("analyze", "torchvision:resnet18", "--samples", "9"),
         ("export", "tests", "-o", "x.onnx"),
         ("plot", "sample_models/digits_resnet20.pt", "-o", "x.jpg"),
+        ("report", "sample_models/digits_resnet20.pt", "-o", "x.pdf"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
         ("show", "sample_models/recipes/demo.toml"),
         ("show", "README.md"),

@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -169,7 +170,7 @@ def sound(text: str) -> Element:
     assert not re.search(r"url\(|@import|https?:", next(page.all("style")).text)
     assert len(list(page.all("h1"))) == 1
     levels = [int(each.tag[1]) for each in elements if re.fullmatch("h[1-6]", each.tag)]
-    assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False))
+    assert all(after <= before + 1 for before, after in pairwise(levels))
     assert {"header", "main", "nav", "footer"} <= {each.tag for each in elements}
     assert next(page.all("html")).attributes["lang"] == "en"
     for table in page.all("table"):
@@ -283,7 +284,7 @@ def test_before_and_after(whole: tuple[Element, Any], chain: Path) -> None:
     ]
     said = next(each for each in shown.all("p") if "Measured speedup" in each.text)
     assert values(said) == [exported["speedup"], *exported["speedup_interval"], exported["macs_speedup"]]
-    assert rows(shown)["Parameters"][-2] == f"{pruned['params']['before'] / pruned['params']['after']:.2f}×"
+    assert rows(shown)["Parameters"][-2] == f"{pruned['params']['before'] / pruned['params']['after']:.2f}x"
     assert rows(shown)["ONNX file, bytes"][-1] == "export.json"
 
 

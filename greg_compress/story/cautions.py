@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from greg_compress.story.chains import Chain, told_by
+from greg_compress.story.checks import checks
 from greg_compress.story.documents import File, Kind
-from greg_compress.story.measures import NAMES, checks
+from greg_compress.story.measures import NAMES
 from greg_compress.story.values import at, entries, interval, number, text
 
 MOST_NAMED = 12
@@ -67,9 +68,9 @@ def _untrained(chain: Chain) -> Iterator[Caution]:
 def _unfinished(chain: Chain) -> Iterator[Caution]:
     for file in chain.files:
         if file.state is not None and file.state.run is not None:
-            at_ = number(file.state.run, "loop", "iteration")
-            yield Caution("Unfinished", f"{file.name} holds unfinished work, after {at_:,} iterations." if at_ is not None
-                          else f"{file.name} holds unfinished work.")  # fmt: skip
+            done = number(file.state.run, "loop", "iteration")
+            after = "" if done is None else f", after {done:,} iterations"
+            yield Caution("Unfinished", f"{file.name} holds unfinished work{after}.")
 
 
 def _timing(chain: Chain) -> Iterator[Caution]:
@@ -91,7 +92,7 @@ def _timing(chain: Chain) -> Iterator[Caution]:
 def _no_faster(file: File) -> Iterator[Caution]:
     sure = interval(file.said, "speedup_interval")
     if sure is not None and sure[0] <= 1 <= sure[1]:
-        ends = f"{sure[0]:.2f}× to {sure[1]:.2f}×"
+        ends = f"{sure[0]:.2f}x to {sure[1]:.2f}x"
         yield Caution("No faster, as far as measured", f"The speedup lies within {ends} ({file.name}).")
 
 

@@ -24,7 +24,10 @@ WORDS = {
         "Above: top-1 of the training images over the iterations of all commands together, of held-out ones where there"
         " are any, and diamonds for the test images before and after each command. Below: the training loss.",
     ),
-    Figure.KEPT: ("Channels kept of each layer", "Each bar is a group of channels that go together: all of it, and what is kept."),
+    Figure.KEPT: (
+        "Channels kept of each layer",
+        "Each bar is a group of channels that go together: all of it, and what is kept.",
+    ),
     Figure.PENALTY: (
         "The growing penalty",
         "Left: the penalty λ. Right: how many times larger kept filters are than picked ones, in the layer where it is"
@@ -39,7 +42,7 @@ WORDS = {
         "Filter norms of one layer",
         "Each point is a filter, the largest first; from panel to panel the penalty grows.",
     ),
-}  # fmt: skip
+}
 NO_STATE = "no state file is among the files"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from greg_compress.story.chains import Chain, Entry
 from greg_compress.story.documents import File, Kind
-from greg_compress.story.values import LONGEST, Told, at, entries, first, interval, number, numbers, text, under
+from greg_compress.story.values import LONGEST, Told, entries, first, interval, number, numbers, text, under
 
 TRAINING = ("train", "regularize", "finetune")
 CUTS = ("prune",)
@@ -271,41 +271,3 @@ def _top1_after(chain: Chain) -> Told:
         elif cut and entry.get("command") in TRAINING:
             trained = Told(number(entry, "metrics", "top1_after"), by)
     return first(found, trained, _small(chain, "top1"))
-
-
-@dataclass(frozen=True)
-class Check:
-    """Something that was proved, or was not."""
-
-    what: str
-    passed: bool | None
-    said: str
-    by: str
-
-
-def checks(chain: Chain) -> list[Check]:
-    """The cut's self-check, the file's parity with PyTorch, and the gates."""
-    found = []
-    by = chain.main.name if chain.main else ""
-    cuts = [(entry.get("metrics"), by) for entry in chain.history if entry.get("command") in CUTS]
-    cuts += [] if cuts else [(file.said, file.name) for file in chain.of(Kind.PRUNED)]
-    for said, source in cuts:
-        error = number(said, "self_check", "max_rel_error")
-        if error is not None:
-            what = "The cut network computes what the masked one does (float64)"
-            found.append(Check(what, _passed(said, "self_check"), f"largest difference {error:.1e}", source))
-    for file in chain.of(Kind.EXPORTED):
-        for key, what in (("parity", "The ONNX file computes what PyTorch does"), ("light_parity", "So does its fp16")):
-            error = number(file.said, key, "max_rel_error")
-            if error is not None:
-                said = f"largest difference {error:.1e} of the largest output"
-                found.append(Check(what, _passed(file.said, key), said, file.name))
-        for gate in entries(file.said, "gates"):
-            name = text(gate, "gate") or "a gate"
-            found.append(Check(name, _passed(gate), text(gate, "text") or "", file.name))
-    return found
-
-
-def _passed(value: Any, *keys: str) -> bool | None:
-    found = at(value, *keys, "passed")
-    return found if isinstance(found, bool) else None

@@ -16,7 +16,7 @@ WAYS: dict[str, Callable[[Any], str]] = {
     "ms": lambda value: f"{value:.3f}",
     "percent": lambda value: f"{value:.2f} %",
     "share": lambda value: f"{100 * value:.1f} %",
-    "times": lambda value: f"{value:.2f}×",
+    "times": lambda value: f"{value:.2f}x",
     "plain": lambda value: f"{value:.6g}",
 }
 """How figures are written."""
@@ -33,7 +33,7 @@ def page(story: Story) -> str:
         lstrip_blocks=True,
     )
     environment.filters["written"] = lambda value, how: WAYS[how](value)
-    environment.filters["drawn"] = lambda drawing: Markup(drawing.svg)
+    environment.filters["drawn"] = lambda drawing: Markup(drawing.svg)  # an XML writer wrote it
     return environment.get_template(TEMPLATE).render(story=story)
 
 

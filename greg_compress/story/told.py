@@ -9,9 +9,12 @@ from typing import Any
 
 from greg_compress.deploy.metadata import SHAPES
 from greg_compress.options.plotting import Figure
-from greg_compress.story import cautions, drawings, measures, steps
+from greg_compress.story import cautions, measures, steps
 from greg_compress.story.chains import Chain, chained
+from greg_compress.story.checks import Check, checks
 from greg_compress.story.documents import File, Kind
+from greg_compress.story.drawings import NO_STATE, Drawing, Plan, latencies, planned
+from greg_compress.story.drawings import drawings as drawn
 from greg_compress.story.values import entries, number, text, under
 
 MOST_RESULTS = 500
@@ -44,10 +47,10 @@ class Story:
     pairs: Sequence[measures.Pair]
     speedup: measures.Speedup | None
     accuracies: Sequence[measures.Row]
-    plan: drawings.Plan | None
-    drawings: Mapping[Figure, drawings.Drawing]
-    timings: Sequence[tuple[measures.Timing, drawings.Drawing | None]]
-    checks: Sequence[measures.Check]
+    plan: Plan | None
+    drawings: Mapping[Figure, Drawing]
+    timings: Sequence[tuple[measures.Timing, Drawing | None]]
+    checks: Sequence[Check]
     results: Sequence[tuple[File, Sequence[Mapping[str, Any]], int]]
     histories: Sequence[steps.History]
     missing: Mapping[str, str]
@@ -62,7 +65,7 @@ class Story:
 def told(files: Sequence[File]) -> Story:
     """Collect the story of some files."""
     chain = chained(files)
-    found, undrawn = drawings.drawings(chain)
+    found, undrawn = drawn(chain)
     timings = measures.timings(chain)
     story = Story(
         title=_title(chain),
@@ -73,10 +76,10 @@ def told(files: Sequence[File]) -> Story:
         pairs=measures.pairs(chain),
         speedup=measures.speedup(chain),
         accuracies=measures.accuracies(chain),
-        plan=drawings.planned(chain),
+        plan=planned(chain),
         drawings=found,
-        timings=list(zip(timings, drawings.latencies(timings), strict=True)),
-        checks=measures.checks(chain),
+        timings=list(zip(timings, latencies(timings), strict=True)),
+        checks=checks(chain),
         results=[_results(file) for file in chain.of(Kind.RESULTS)],
         histories=steps.histories(chain),
         missing={},
@@ -85,11 +88,11 @@ def told(files: Sequence[File]) -> Story:
 
 
 def _missing(story: Story, undrawn: Mapping[Figure, str]) -> Iterator[tuple[str, str]]:
-    no_state = drawings.NO_STATE if story.chain.main is None else None
+    no_state = NO_STATE if story.chain.main is None else None
     if not story.cautions:
         yield "warnings", "these files give no reason for one"
     if not story.origin and not story.outcome:
-        yield "origin", f"{drawings.NO_STATE}, and no ONNX file"
+        yield "origin", f"{NO_STATE}, and no ONNX file"
     if not story.pairs and story.speedup is None:
         yield "comparison", "no file tells a size, an accuracy or a time of the network before or after"
     if not story.accuracies:
@@ -160,7 +163,7 @@ def _shapes(file: File) -> str:
 
 
 def _sides(shape: Sequence[int]) -> str:
-    return "×".join(str(int(side)) for side in shape)
+    return "x".join(str(int(side)) for side in shape)
 
 
 def _results(file: File) -> tuple[File, Sequence[Mapping[str, Any]], int]:
