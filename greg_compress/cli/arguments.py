@@ -23,7 +23,7 @@ from greg_compress.sources.specs import (
 from greg_compress.whole_files import require_file, require_free
 
 Model = Annotated[
-    str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec; a FILE.py:CALLABLE runs.")
+    str, Argument(metavar="MODEL", help="A state file, a weights file with --arch, or an architecture spec.")
 ]
 Arch = Annotated[
     str | None,
@@ -45,7 +45,7 @@ Data = Annotated[
     Option(
         "--data",
         metavar="DATA",
-        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT; or FILE.py:CALLABLE, whose code runs.",
+        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT; FILE.py:CALLABLE runs.",
     ),
 ]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]
