@@ -22,7 +22,7 @@ def read_small(path: Path, most: int) -> bytes:
         InputError: missing, a folder, a pipe or a device, unreadable, or larger than `most` bytes.
     """
     try:
-        with path.open("rb", opener=_without_waiting) as file:
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # no wait for a pipe
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InputError(f"{path} is no ordinary file")
             content = file.read(most + 1)
@@ -35,10 +35,6 @@ def read_small(path: Path, most: int) -> bytes:
     if len(content) > most:
         raise InputError(f"{path} is larger than {most:,} bytes; is it the right file?")
     return content
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a pipe would wait for somebody who writes
 
 
 def parsed(content: bytes) -> Any:

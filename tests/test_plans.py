@@ -88,7 +88,7 @@ def changed(**group: Any) -> dict[str, Any]:
         ("\ud800".encode("utf-8", "surrogatepass").decode("latin-1"), "no JSON"),
         ('{"format": "greg-plan", "format": "greg-plan"}', "has a key twice"),
         ("1" * 5000, "no JSON"),
-        (" " * (2**24 + 1), "too many for a plan"),
+        (" " * (2**22 + 1), "is it the right file?"),
         ("[]", "is no plan file"),
         ("null", "is no plan file"),
         ({**GOOD, "format": "greg-state"}, "is no plan file"),

@@ -50,7 +50,7 @@ Data = Annotated[
     Option(
         "--data",
         metavar="DATA",
-        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT; or FILE.py:CALLABLE, whose code runs.",
+        help="digits, fashion-mnist[:ROOT], cifar10[:ROOT], cifar100[:ROOT], imagefolder:ROOT; FILE.py:CALLABLE runs.",
     ),
 ]
 Device = Annotated[str, Option("--device", help="auto, cpu, cuda or cuda:N.")]

@@ -33,8 +33,7 @@ def run(
         bool, Option("--dry-run", help="Check and show every command and what it would cut, and stop.")
     ] = False,
     allow_pickle: Annotated[
-        bool,
-        Option("--allow-pickle", help="Let its steps open whole pickled networks, which run whatever code they hold."),
+        bool, Option("--allow-pickle", help="Let steps open whole pickled networks, which run whatever code they hold.")
     ] = False,
     force: Annotated[bool, Option("--force", help="Do anew what other options had made there.")] = False,
     json: Json = False,

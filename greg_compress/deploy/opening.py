@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import resource
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ import onnxruntime
 from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 
 from greg_compress.deploy import metadata
-from greg_compress.errors import InputError, RequestError, is_out_of_memory
+from greg_compress.errors import GregError, InputError, RequestError, input_fault, is_out_of_memory
 
 SUFFIX = ".onnx"
 MOST_FILE = 2**31 - 1
@@ -30,6 +31,8 @@ MOST_OPENING, MOST_RUNNING = 2**30 - 2**26, 2 * 2**30
 """Bytes that a network may take beside twice its files: opened (1 GiB with the pages of libraries), and while
 its first images run."""
 TYPES = {"tensor(float)": numpy.float32, "tensor(float16)": numpy.float16, "tensor(uint8)": numpy.uint8}
+LONGEST_RUN = 600
+"""Seconds for one batch."""
 QUIET = 4
 """onnxruntime's severity of a fatal error: the others it raises as well, and we say them."""
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
@@ -87,8 +90,16 @@ class OnnxNetwork:
         name = self.session.get_inputs()[0].name
         options = onnxruntime.RunOptions()
         options.log_severity_level = QUIET
-        with _runtime_fault(f"{self.path} fails on these images"):
-            found = numpy.asarray(self.session.run(None, {name: images.astype(self.type, copy=False)}, options)[0])
+        given = {name: images.astype(self.type, copy=False)}
+        with _runtime_fault(f"{self.path} fails on these images"), ThreadPoolExecutor(1) as beside:
+            # Here alone nobody would hear Ctrl-C, and a loop in a network may be as long as it likes.
+            running = beside.submit(self.session.run, None, given, options)
+            try:
+                found = numpy.asarray(running.result(LONGEST_RUN)[0])
+            except TimeoutError as error:
+                raise InputError(f"{self.path} takes more than {LONGEST_RUN} s for {len(images)} images") from error
+            finally:
+                options.terminate = True
         if len(found) != len(images):
             raise RequestError(f"{self.path} returns {len(found)} outputs for {len(images)} images")
         return found
@@ -150,7 +161,8 @@ def loaded(path: Path) -> onnx.ModelProto:
 
 def examined(path: Path, model: onnx.ModelProto) -> tuple[int, int | None, int]:
     """Bytes of the file and of those beside it; weights that are zero (None where they are integers), and weights."""
-    beside = {_beside(path, held) for held in model.graph.initializer if uses_external_data(held)}
+    with input_fault(f"{path} is damaged: it does not say where its weights are"):
+        beside = {_beside(path, held) for held in tensors(model) if uses_external_data(held)}
     size = path.stat().st_size + sum(file.stat().st_size for file in beside)
     names = {held.name for held in model.graph.initializer}
     zeros = weights = 0
@@ -167,6 +179,17 @@ def examined(path: Path, model: onnx.ModelProto) -> tuple[int, int | None, int]:
             weights += array.size
     integers = any(node.op_type == "DequantizeLinear" and node.input[0] in names for node in model.graph.node)
     return size, None if integers else zeros, weights
+
+
+def tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every tensor anywhere in a model: in constants, in the branches of an If and in functions as well."""
+    if isinstance(message, onnx.TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from tensors(part)
 
 
 def _beside(path: Path, held: onnx.TensorProto) -> Path:
@@ -201,6 +224,8 @@ def _runtime_fault(what: str) -> Iterator[None]:
     """What onnxruntime raises, in one line. Its errors have no common type, and begin with a code and places in C++."""
     try:
         yield
+    except GregError:
+        raise
     except Exception as error:
         said = str(error)
         if is_out_of_memory(error) or "bad_alloc" in said or "Failed to allocate memory" in said:

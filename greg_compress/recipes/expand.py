@@ -94,10 +94,9 @@ def expand(recipe: Recipe, folder: Path, scale: float, commands: Mapping[str, Wo
         scale: what all lengths are multiplied with.
 
     Raises:
-        RequestError: more cells than anybody runs, a length that cannot be scaled, or a printed result of a cell that is
-            none.
+        RequestError: too many cells, a length that cannot be scaled, or a printed result of a cell that is none.
     """
-    count = math.prod(map(len, [recipe.seeds, *recipe.each.values(), recipe.steps]))
+    count = len(recipe.seeds) * len(recipe.steps) * math.prod(map(len, recipe.each.values()))
     if count > MOST_TASKS:
         raise RequestError(f"{recipe.path}: {count:.4g} steps in all cells together, but at most {MOST_TASKS:,} can be")
     names = [*recipe.each, SEED]

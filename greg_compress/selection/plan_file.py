@@ -20,8 +20,8 @@ from greg_compress.small_files import parsed, read_small
 
 FORMAT = "greg-plan"
 VERSION = 1
-LARGEST_FILE = 2**24
-"""Bytes of a plan file: enough for a million units."""
+LARGEST_FILE = 2**22
+"""Bytes of a plan file: enough for 500,000 units."""
 MOST_CHANNELS = 2**31
 
 

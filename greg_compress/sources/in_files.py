@@ -96,7 +96,7 @@ def _images_below(folder: Path) -> list[str]:
 
 def _opened(path: str, mode: str) -> Image.Image:
     """Raises OSError or ValueError for what is no image that can be read in bounded memory."""
-    if not os.path.isfile(path):
+    if not Path(path).is_file():
         raise OSError("it is no ordinary file")  # a pipe would be waited for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # which is an error here
