@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -231,11 +232,11 @@ def _counts(plan: Plan, groups: Sequence[Group]) -> str:
 
 def _require(check: SelfCheck, report: dict[str, Any]) -> None:
     if not check.passed:
-        raise CheckFailed(
-            f"the self-check failed: masked and sliced outputs differ by {check.max_rel_error:.1e} of the largest"
-            " output; nothing was written, please report this network",
-            {**report, "passed": False},
-        )
+        error = check.max_rel_error
+        how = f"differ by {error:.1e} of the largest output; nothing was written, please report this network"
+        if not math.isfinite(error):
+            how = "are not finite (NaN or infinity); nothing was written, see its weights"
+        raise CheckFailed(f"the self-check failed: masked and sliced outputs {how}", {**report, "passed": False})
 
 
 def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> nn.Module:

@@ -132,7 +132,7 @@ COMMANDS: dict[str, dict[int, str]] = {
 NEVER = {("demo", 4)} | {(name, 3) for name, lines in COMMANDS.items() if lines[3] == NO_GATE}
 WITH_TORCH = {("evaluate", 1)} | {(name, code) for name in COMMANDS for code in (0, 3)}
 ELSEWHERE = {("compress", 0), ("demo", 0), ("export", 0), ("export", 3)}
-"""What takes longest; test_compress, test_recipes and test_cli have it already, but not in a process from its beginning."""
+"""What takes longest; test_compress, test_recipes and test_cli have it, but not in a process from its beginning."""
 CASES = [(name, code) for name in COMMANDS for code in (0, 1, 2, 3, 4) if (name, code) not in NEVER]
 
 
