@@ -168,7 +168,11 @@ def require_free(output: Output, *, resumable: bool) -> None:
 
 def _require_ordinary(output: Output) -> None:
     for special in (output.path, output.partial):
-        if special.exists() and not special.is_file():
+        try:
+            ordinary = special.is_file() or not special.exists()
+        except OSError as error:
+            raise GregError(f"{special} cannot be written ({error.strerror}); choose another name") from error
+        if not ordinary:
             raise RequestError(f"{special} is no ordinary file; choose another name")
 
 

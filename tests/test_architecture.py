@@ -159,20 +159,13 @@ def loads_torch(*words: str) -> bool:
     [
         ("--help",),
         ("regularize", "--help"),
-        ("prune", "nothing.pt", "--ratios", "0.5", "-o", "x.pt"),
         ("prune", "torchvision:resnet18", "--ratios", "1.0", "-o", "x.pt"),
         ("train", "--arch", "torchvision:resnet18", "--data", "mnist", "-o", "x.pt"),
-        ("evaluate", "torchvision:resnet18", "--dta", "digits"),
-        ("analyze", "torchvision:resnet18", "--samples", "9"),
-        ("export", "tests", "-o", "x.onnx"),
-        ("plot", "sample_models/digits_resnet20.pt", "-o", "x.jpg"),
         ("report", "sample_models/digits_resnet20.pt", "-o", "x.pdf"),
         ("prune", "torchvision:resnet18", "--ratios", "0.5", "-o", "README.md"),
         ("show", "sample_models/recipes/demo.toml"),
         ("show", "README.md"),
         ("run", "--help"),
-        ("run", "sample_models/recipes/demo.toml", "--set", "ratio=2", "-o", "/tmp/never"),
-        ("compress", "sample_models/digits_resnet20.pt", "--data", "digits", "--ratios", "2", "-o", "/tmp/never.onnx"),
     ],
 )
 def test_what_the_command_line_alone_shows_needs_no_torch(words: tuple[str, ...]) -> None:

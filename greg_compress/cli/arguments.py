@@ -123,9 +123,13 @@ def require_model(text: str) -> None:
     """Refuse a MODEL that is neither a file nor an architecture."""
     if not text:
         raise InputError("MODEL is empty; name a file or an architecture")
-    if text.endswith(".py") or not Path(text).exists():
+    if text.endswith(".py"):
         refuse_misspelt(text)
-    require_file(Path(text))
+    try:
+        require_file(Path(text))
+    except InputError:
+        refuse_misspelt(text)
+        raise
 
 
 def trainable_options(

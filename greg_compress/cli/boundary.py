@@ -27,6 +27,7 @@ from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EPIPE)
 AGAIN = 2.0
 """Seconds in which a signal ends a command, unless what it raises is lost."""
 
@@ -175,12 +176,16 @@ def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) 
 
 def _unexpected(error: BaseException) -> str:
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror or error}"
+        said = error.strerror or str(error)
+        if error.filename is None and error.errno in UNWRITABLE:
+            return f"the output cannot be written ({said})"
+        return f"{error.filename}: {said}" if error.filename else said
     if is_out_of_memory(error):
         return "out of memory; try a smaller --batch-size or network"
+    if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # the library's way
+        return "the output was closed before all of it was written"
     if not isinstance(error, Exception):
-        return f"stopped early by {type(error).__name__}: the output was closed, or a file of yours raised it"
+        return f"stopped early by {type(error).__name__}, which a file of yours raised"
     return crash.reported(error)
 
 

@@ -8,6 +8,7 @@ import shlex
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -23,20 +24,21 @@ def reported(error: BaseException) -> str:
     """Write all that is known of a crash to a new file, to stderr if that cannot be; return what there is to say.
 
     The file can be read by its owner alone. It holds the command line, versions and the traceback, nothing of the
-    environment and no values.
+    environment.
     """
     text = _report(error)
     try:
         where = _written(text)
     except OSError:
-        print(text, file=sys.stderr)
+        with suppress(OSError):
+            print(text, file=sys.stderr)
         where = "the lines above"
     return f"{INTERNAL} ({first_line(error)}); please report it with {where}"
 
 
 def _written(text: str) -> str:
     folder = tempfile.gettempdir()
-    if folder == str(Path.cwd()) and folder not in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
+    if folder == _here() and folder not in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
         raise OSError("what is left is a folder of the user's own")
     descriptor, path = tempfile.mkstemp(prefix="greg-crash-", suffix=".txt", dir=folder, text=True)
     try:

@@ -36,6 +36,8 @@ def explained(error: TyperException, commands: Mapping[str, Any]) -> str:
         return str(unknown(f"greg has no command {found[1]!r}", found[1], commands)) + _see(path)
     if found := re.search(r"extra argument.*? \((.*)\)", said, re.DOTALL):
         return f"{path} has no use for {found[1]}; put what holds spaces into quotes" + _see(path)
+    if said.startswith("Missing command"):
+        return f"say which command: {', '.join(commands)}" + _see(path)
     return said.rstrip(".") + _see(path)
 
 

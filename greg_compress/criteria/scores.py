@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.criteria.loss import MEASURES, Batches
+from greg_compress.errors import GregError
 from greg_compress.options.criterion import L1, Criterion, Kind
 from greg_compress.wiring.groups import Group, Wiring, unit_rows
 
@@ -65,10 +66,15 @@ def l1(model: nn.Module, wiring: Wiring, group: Group) -> Tensor:
     The score is that of the source first in execution; a gate's filters do not count (design section 1). The
     summands of a coupled group are equals: its score is the mean over them of each one's mean |w|, divided by its
     mean over the group's units, so that layers of different scale count alike.
+
+    Raises:
+        GregError: a weight is NaN or infinite.
     """
 
     def of(source: str) -> Tensor:
         total, count = _by_unit(wiring, group, source, _filter_sizes(model.get_parameter(source), wiring, source))
+        if not total.isfinite().all():
+            raise GregError(f"{source} is not finite (NaN or infinity), and cannot be scored; train the network anew")
         return total / count
 
     if not group.coupled:

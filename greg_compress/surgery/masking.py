@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -32,12 +33,16 @@ class SelfCheck:
 
     def require(self, report: dict[str, Any] | None = None) -> None:
         """Raise CheckFailed, with the report that `--json` still prints, unless it passed."""
-        if not self.passed:
-            raise CheckFailed(
-                f"the self-check failed: masked and sliced outputs differ by {self.max_rel_error:.1e} of the largest"
-                " output; nothing was written, please report this network",
-                None if report is None else {**report, "passed": False},
-            )
+        if self.passed:
+            return
+        error = self.max_rel_error
+        how = f"differ by {error:.1e} of the largest output; nothing was written, please report this network"
+        if not math.isfinite(error):
+            how = "are not finite (NaN or infinity); nothing was written, see its weights"
+        raise CheckFailed(
+            f"the self-check failed: masked and sliced outputs {how}",
+            None if report is None else {**report, "passed": False},
+        )
 
     def to_json(self) -> dict[str, Any]:
         return {
