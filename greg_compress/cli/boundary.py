@@ -26,6 +26,8 @@ from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
+COMPLETES = "_GREG_COMPLETE"
+"""Where a shell says that it only asks for completion, with typer's protocol."""
 AGAIN = 2.0
 """Seconds in which a signal ends a command, unless what it raises is lost."""
 
@@ -34,6 +36,8 @@ class Boundary(TyperGroup):
     """A Typer group whose `main` ends every way with the right exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if COMPLETES in os.environ:
+            return super().main(*args, **kwargs)  # a shell asks what could stand here; it ends by itself
         kwargs["standalone_mode"] = False  # typer would print errors its own way
         _open_streams()
         if "WORLD_SIZE" in os.environ:
@@ -140,6 +144,8 @@ def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
         code = run()
     except BaseException as error:  # a user's own file can raise anything
         heard.caught()
+        if isinstance(error, SystemExit) and not error.code and _raised_in(error) == "typer.completion":
+            return Outcome(0)  # --show-completion and --install-completion end so
         if isinstance(error, TyperException):
             return Outcome(2, f"{error.format_message()} (see --help)", error)
         if heard.number is not None:
@@ -148,6 +154,14 @@ def _outcome(run: Callable[[], Any], heard: Heard) -> Outcome:
             return Outcome(error.exit_code, str(error), error)
         return Outcome(1, _unexpected(error), error)
     return Outcome(code if isinstance(code, int) else 0)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def _unexpected(error: BaseException) -> str:
