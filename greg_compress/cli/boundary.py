@@ -22,12 +22,15 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from greg_compress.cli import crash, usage
+from greg_compress.cli.words import printable
 from greg_compress.errors import GregError, Interrupted, Lost, first_line, is_out_of_memory
 from greg_compress.processes import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EBADF, errno.EPIPE)
+COMPLETES = "_GREG_COMPLETE"
+"""Where a shell says that it only asks for completion, with typer's protocol."""
 AGAIN = 2.0
 """Seconds in which a signal ends a command, unless what it raises is lost."""
 
@@ -36,6 +39,8 @@ class Boundary(TyperGroup):
     """A Typer group whose `main` ends every way with the right exit code."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if COMPLETES in os.environ:
+            return super().main(*args, **kwargs)  # a shell asks what could stand here; it ends by itself
         kwargs["standalone_mode"] = False  # typer would print errors its own way
         _open_streams()
         if "WORLD_SIZE" in os.environ:
@@ -162,6 +167,8 @@ def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) 
         code = run()
     except BaseException as error:  # a user's own file can raise anything
         heard.caught()
+        if isinstance(error, SystemExit) and not error.code and _raised_in(error) == "typer.completion":
+            return Outcome(0)  # --show-completion and --install-completion end so
         if isinstance(error, TyperException):
             return Outcome(2, usage.explained(error, commands), error)
         if heard.number is not None:
@@ -172,6 +179,14 @@ def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) 
             return Outcome(2, f"{str(error.filename)[:80]}... is longer than the name of any file can be", error)
         return Outcome(1, _unexpected(error), error)
     return Outcome(code if isinstance(code, int) else 0)
+
+
+def _raised_in(error: BaseException) -> str:
+    """The module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__"))
 
 
 def _unexpected(error: BaseException) -> str:
@@ -192,7 +207,7 @@ def _unexpected(error: BaseException) -> str:
 def _say(text: str) -> None:
     line = " ".join(ANSI.sub("", text).split())
     line = line if len(line) < LONGEST_LINE else line[:LONGEST_LINE] + "..."
-    line = "".join(letter if letter.isprintable() else "?" for letter in line)  # a file may name tensors as it likes
+    line = printable(line)
     if line:
         with contextlib.suppress(OSError):  # a full or closed stderr changes nothing about what happened
             print(f"greg: {line}", file=sys.stderr, flush=True)

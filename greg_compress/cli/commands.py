@@ -22,6 +22,7 @@ from greg_compress.cli import (
 from greg_compress.cli.arguments import Data, Device, Download, Json, Workers
 from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Use, grouped
+from greg_compress.cli.versions import versions
 from greg_compress.errors import RequestError
 from greg_compress.options.criterion import L1
 from greg_compress.options.gates import Gates
@@ -45,15 +46,16 @@ Resumable = Annotated[Output, Use(arguments.resumable_output)]
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from greg_compress import __version__
-
-        typer.echo(f"greg {__version__}")
+        for name, version in versions():
+            typer.echo(f"{name} {version}")
         raise typer.Exit
 
 
 @app.callback()
 def greg(
-    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, Option("--version", callback=_version, is_eager=True, help="Show the versions that matter.")
+    ] = False,
 ) -> None:
     """Prune a trained convolutional network with a growing L2 penalty, and export what is left with proof.
 

@@ -16,7 +16,7 @@ from greg_compress.cli.afterwards import Next, nothing
 from greg_compress.cli.analysis import analysis
 from greg_compress.cli.grid import grid, planned_grid
 from greg_compress.cli.showing import shown
-from greg_compress.cli.terminal import console, make_table, printable
+from greg_compress.cli.terminal import console, make_table
 from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed, GregError
 
@@ -61,7 +61,7 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
         stdout.flush()
         with contextlib.suppress(GregError, OSError):  # the work is done, and its result is printed
             if (way := following()) is not None:
-                out.print(f"next: {printable(way.line)}", markup=False, soft_wrap=True)
+                out.print(f"next: {way.line}", soft_wrap=True)
         stdout.flush()
 
     try:
@@ -209,9 +209,9 @@ def drawn(out: Console, result: Result) -> None:
 
 
 def reported(out: Console, result: Result) -> None:
-    out.print(f"{result['report']}: {', '.join(result['sections'])}, {size(result['size'])}", markup=False)
+    out.print(f"{result['report']}: {', '.join(result['sections'])}, {size(result['size'])}")
     for section, reason in result["missing"].items():
-        out.print(f"no {section}: {reason}", markup=False)
+        out.print(f"no {section}: {reason}")
 
 
 def _before_and_after(out: Console, result: Result) -> None:

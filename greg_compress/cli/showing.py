@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from greg_compress.cli.terminal import make_table, printable
+from greg_compress.cli.terminal import make_table
 from greg_compress.cli.words import percent, size
 
 Result = dict[str, Any]
@@ -20,7 +20,7 @@ def shown(out: Console, result: Result) -> None:
     rows = [(name, text) for name, text in _rows(result["kind"], result["holds"]) if text]
     if rows:
         out.print()
-        out.print(make_table(("", "it holds"), [(name, printable(text)) for name, text in rows], words=(0, 1)))
+        out.print(make_table(("", "it holds"), rows, words=(0, 1)))
     if result["history"]:
         _say(out, "\nhow it was made:")
         for entry in result["history"]:
@@ -33,7 +33,7 @@ def shown(out: Console, result: Result) -> None:
 
 
 def _say(out: Console, text: str) -> None:
-    out.print("\n".join(map(printable, text.split("\n"))), markup=False, soft_wrap=True)
+    out.print(text, soft_wrap=True)
 
 
 def _entry(out: Console, entry: Result) -> None:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import IO, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 from rich.table import Table
 from rich.text import Text
 
 from greg_compress import reporting
-from greg_compress.cli.words import clock
+from greg_compress.cli.words import clock, printable
 
 LIVE_EVERY = 0.2
 PLAIN_EVERY = 5.0
@@ -30,12 +32,6 @@ def console(file: IO[str]) -> Console:
     return found
 
 
-def printable(text: str) -> str:
-    """Text that only shows: files and networks may be named as their author likes, with commands to a terminal, letters
-    that turn those after them around, or bytes that are no letters at all."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 class Plain(Console):
     """Shows texts as they are: nothing in them is markup, an emoji or a command."""
 
@@ -43,9 +39,9 @@ class Plain(Console):
         return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
 
 
-def printable(text: str) -> str:
-    """Without what would move a terminal's cursor or change its colours: a file may say anything."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
+def is_lively(out: Console) -> bool:
+    """Whether a line may be drawn again and again: on no dumb terminal, and where somebody looks at it."""
+    return out.is_interactive and not os.environ.get("CI")
 
 
 class Display(Progress):
@@ -63,6 +59,7 @@ class Terminal(reporting.Reporter):
 
     def __init__(self) -> None:
         self._console = console(sys.stderr)
+        self._lively = is_lively(self._console)
         self._live: Display | None = None
         self._due = 0.0
         self._pace: tuple[float, int] | None = None
@@ -71,11 +68,11 @@ class Terminal(reporting.Reporter):
         self._line(text, "dim")
 
     def warn(self, text: str) -> None:
-        self._line(f"warning: {text}", "yellow")
+        self._line(f"warning: {text}", "magenta")  # readable on black and on white
 
     def _line(self, text: str, style: str) -> None:
         """A line of a log is never broken; on a terminal it wraps between words."""
-        self._console.print(printable(text), style=style, soft_wrap=not self._console.is_terminal)
+        self._console.print(text, style=style, soft_wrap=not self._console.is_terminal)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         self._console.print(make_table(columns, rows, title))
@@ -84,12 +81,12 @@ class Terminal(reporting.Reporter):
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + (LIVE_EVERY if self._console.is_terminal else PLAIN_EVERY)
+        self._due = now + (LIVE_EVERY if self._lively else PLAIN_EVERY)
         progress = read()
         started, first = self._pace = self._pace or (now, progress.iteration)
         speed = (progress.iteration - first) / (now - started) if now > started else 0.0
         figures, pace = _figures(progress), _pace(progress, speed)
-        if not self._console.is_terminal:
+        if not self._lively:
             text = f"{progress.phase} {progress.iteration}/{progress.total}  {figures}  {pace}"
             self._console.print(text.rstrip(), soft_wrap=True)
             return
@@ -138,11 +135,20 @@ def _pace(progress: reporting.Progress, speed: float) -> str:
     return f"{speed:.1f} it/s  ETA {clock((progress.total - progress.iteration) / speed)}"
 
 
+class Snug(Table):
+    """A table whose columns move together where they would not fit otherwise; only then are cells folded."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        if Measurement.get(console, options.update(max_width=PLAIN_WIDTH), self).maximum > options.max_width:
+            self.padding = 0
+        yield from super().__rich_console__(console, options)
+
+
 def make_table(
     columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None, words: Sequence[int] = (0,)
 ) -> Table:
     """A table of figures, but for the columns of words."""
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Snug(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number in words else "right", overflow="fold")
     for row in rows:

@@ -1,4 +1,4 @@
-"""Figures in words."""
+"""Figures in words, and words that only show."""
 
 from __future__ import annotations
 
@@ -28,3 +28,9 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def printable(text: str) -> str:
+    """Text that only shows: files and networks may be named as their author likes, with commands to a terminal, letters
+    that turn those after them around, or bytes that are no letters at all."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
