@@ -27,7 +27,20 @@ from greg_compress.surgery.cut import Form, cut, form_of
 from greg_compress.training.batches import Batches
 from sample_models.resnet_cifar import resnet20
 from tests.conftest import RESNET, ROOT, Ran
-from tests.zoo import FREE, ZOO, Chain, Depthwise, Grouped, Residual, WholeGroups, inputs_of
+from tests.zoo import (
+    Chain,
+    Depthwise,
+    Fixed,
+    Functional,
+    Grouped,
+    GroupNormed,
+    Residual,
+    Shuffled,
+    TwoInputs,
+    Upward,
+    WholeGroups,
+    inputs_of,
+)
 
 Greg = Callable[..., Ran]
 SHAPE = (1, 8, 8)
@@ -87,7 +100,7 @@ def test_to_import_it_takes_no_torch_until_it_is_used() -> None:
 
 RATIOS: list[tuple[Any, dict[str, Any], list[str]]] = [
     (0.5, {}, ["--ratios", "0.5"]),
-    ([0, 0.3, 0.6, 0.07], {"align": 8}, ["--ratios", "[0, 0.3, 0.6, 0.07]", "--align", "8"]),
+    ([0, 0.3, 0.6, 0.07], {"align": 2}, ["--ratios", "[0, 0.3, 0.6, 0.07]", "--align", "2"]),
     (
         {"layer1": 0.25, "layer2.*.conv1": 0.5, "layer3": 0.75},
         {"skip": ["layer3.1"], "criterion": "random:3"},
@@ -98,8 +111,8 @@ RATIOS: list[tuple[Any, dict[str, Any], list[str]]] = [
     ),
     (
         None,
-        {"target_macs": 0.6, "scope": "global", "coupled": True},
-        ["--target-macs", "60%", "--scope", "global", "--coupled"],
+        {"target_macs": 0.63, "scope": "global", "coupled": True},
+        ["--target-macs", "63%", "--scope", "global", "--coupled"],
     ),
 ]
 
@@ -120,7 +133,7 @@ def test_plan_analysis_and_cut_are_the_command_lines(
     assert (done.json["macs_speedup"], done.json["sparsity"]) == (small.macs_speedup, small.sparsity)
     assert done.json["self_check"] == small.check.to_json()
     assert same_tensors(network.model, before)
-    if not words.get("coupled"):
+    if "skip" in words:
         shown = greg("analyze", "base.pt", *typed, "--json").json
         assert shown == {**json.loads(json.dumps(network.analyze(plan))), "passed": True}
 
@@ -278,7 +291,10 @@ def test_a_state_of_other_settings_changes_nothing() -> None:
     assert penalty.state_dict() == before
 
 
-@pytest.mark.parametrize("kind", ZOO, ids=lambda kind: kind.__name__)
+SOME = (Chain, Residual, Grouped, WholeGroups, Depthwise, Upward, TwoInputs, Functional, Fixed, GroupNormed, Shuffled)
+
+
+@pytest.mark.parametrize("kind", SOME, ids=lambda kind: kind.__name__)
 def test_networks_of_the_zoo(kind: Any) -> None:
     """What an analysis foretells is what the cut leaves, and what a cut network's form is shows beside an uncut one."""
     torch.manual_seed(0)
@@ -286,10 +302,6 @@ def test_networks_of_the_zoo(kind: Any) -> None:
     network = greg_compress.Network(model, inputs_of(model))
     assert {group.name for group in network.groups} == kind.groups.keys()
     assert str(network).count("\n") == len(kind.groups)
-    if FREE not in {freedom for _, freedom in kind.groups.values()}:
-        with pytest.raises(greg_compress.GregError):
-            network.plan({"*": 0.5})
-        return
     plan = network.plan({"*": 0.5})
     small = network.prune(plan)
     foretold = network.analyze(plan)["plan"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -140,6 +141,22 @@ def test_rooms_stay_small() -> None:
         if isinstance(node, ast.FunctionDef) and (length := (node.end_lineno or 0) - node.lineno + 1) > LONGEST_FUNCTION
     }
     assert (large, long) == ({}, {})
+
+
+def untold(page: str) -> set[str]:
+    """Rooms that the table of a CONTRIBUTING page does not name."""
+    table = "\n".join(line for line in page.splitlines() if line.startswith("|"))
+    return {module.partition(".")[0] for _, module in modules()} - {
+        "__init__",
+        "__main__",
+        *re.findall(r"`(\w+)`", table),
+    }
+
+
+def test_every_room_is_in_the_table_for_newcomers() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    assert untold(page) == set()
+    assert untold(page.replace("| `wiring` |", "| |")) == {"wiring"}
 
 
 def loads_torch(*words: str) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from typer.main import get_command
 
 from greg_compress.cli import app
+from tests.commands_reference import reference
 from tests.conftest import ROOT
 from tests.shell import Shell
 
@@ -176,3 +177,21 @@ def test_options_in_running_text_exist() -> None:
         for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]+", code)
     }
     assert said - known == set()
+
+
+def test_the_reference_is_what_the_program_says() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    assert page == reference(get_command(app)), "python -m tests.commands_reference > docs/commands.md"
+
+
+def test_the_reference_names_every_option_once_for_each_command() -> None:
+    """Against the commands themselves: what no table shows is noticed, and nothing is read off a terminal."""
+    group: Any = get_command(app)
+    page = reference(group)
+    for name, command in group.commands.items():
+        (part,) = re.findall(rf"^## greg {name}\n(.*?)(?=^## |\Z)", page, re.M | re.S)
+        assert part.lstrip().startswith(command.help.splitlines()[0])
+        rows = re.findall(r"^\| `([^`]*)`", part, re.M)
+        shown = [word for row in rows for word in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", row)]
+        assert shown == [option for each in command.params for option in each.opts if option.startswith("-")]
+        assert not set("─│╭\x1b") & set(part)

@@ -57,6 +57,7 @@ def _scorer(
         return lambda group: in_loss(wiring, group, filters)
     if criterion.kind is Kind.MAX:
         return lambda group: 1 / l1(model, wiring, group).clamp(min=1e-30)
+    assert criterion.kind is Kind.L1, criterion.kind
     return lambda group: l1(model, wiring, group)
 
 

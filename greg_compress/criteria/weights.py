@@ -34,6 +34,7 @@ def weight_scores(
         weight = model.get_parameter(name).detach().cpu()
         if criterion.kind is Kind.RANDOM:
             return drawn(weight.numel(), name, criterion.seed).view(weight.shape)
+        assert criterion.kind in (Kind.MAX, Kind.L1), criterion.kind
         return -weight.abs() if criterion.kind is Kind.MAX else weight.abs()
 
     return score
