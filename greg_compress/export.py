@@ -110,7 +110,8 @@ def exported(
             report["top1"] = _top1(report, path, data, None if pixels else normalization_of(opened.state))
         found = verdicts(gates, timing, report["size"], report["top1"])
         report["gates"] = [verdict.to_json() for verdict in found]
-        _say_noise(timing, bool(baseline), ui)
+        if timing.noisy:
+            ui.warn(timing.caveat(compared=baseline is not None))
         if failed := [verdict.text for verdict in found if not verdict.passed]:
             raise _failed(report, "; ".join(failed))
     return report
@@ -288,20 +289,6 @@ def _say_drop(report: dict[str, Any], ui: Reporter) -> None:
     before, after = top1[FP32], top1[report["precision"]]
     if before is not None and before - after > MOST_DROP:
         ui.warn(f"{report['precision']} loses {before - after:.2f} points of top-1: {before:.2f}% to {after:.2f}%")
-
-
-def _say_noise(timing: latency.Timing, compared: bool, ui: Reporter) -> None:
-    """Warn of a busy machine, and say what can be claimed all the same."""
-    if not timing.noisy:
-        return
-    sure = timing.latencies[0].p50_interval_ms
-    claim = "" if sure is None else f"; the p50 lies between {sure.low:.3f} and {sure.high:.3f} ms"
-    if compared and (ratio := timing.ratios[1]) is not None:
-        claim += f", the speedup between {ratio.low:.2f}x and {ratio.high:.2f}x"
-    ui.warn(
-        f"the timing is noisy: variation {timing.worst_cov:.1%}, more than {latency.NOISY:.1%}, in the calmest of"
-        f" {timing.measurements} measurements{claim}"
-    )
 
 
 def _say(opened: Opened, name: str, ui: Reporter) -> None:

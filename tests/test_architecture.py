@@ -31,7 +31,16 @@ ALLOWED: dict[str, set[str]] = {
     "recording": {*SELECTED, "options.criterion", "sources.specs"},
     "retyping": {"options", "recording", "selection.amounts", "sources.specs"},
     "following": set(),
-    "contents": {"errors", "options", "whole_files", "retyping", "following", "recipes", "selection.plan_file"}
+    "contents": {
+        "errors",
+        "options",
+        "small_files",
+        "whole_files",
+        "retyping",
+        "following",
+        "recipes",
+        "selection.plan_file",
+    }
     | {"sources", "state", "tensor_files", "deploy.opening", "deploy.describing"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
@@ -53,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
     | {"sources.normalization", "sources.samples", "training.evaluation"},
     "figures": set(),
     "story": {"errors", "figures", "options.plotting", "penalty.witness", "retyping", "sources.specs", "state"}
-    | {"deploy.metadata", "deploy.opening", "whole_files"},
+    | {"deploy.metadata", "deploy.opening", "small_files", "whole_files"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
     "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
@@ -80,9 +89,11 @@ ALLOWED: dict[str, set[str]] = {
             "penalty",
         }
         | {"sources", "state", "training", "deploy"}
-        | {"plot": {"figures"}, "report": {"figures", "story"}, "show": {"contents", "recipes.recipe"}}.get(
-            stage, set()
-        )
+        | {
+            "plot": {"figures", "story.pictures"},
+            "report": {"figures", "story"},
+            "show": {"contents", "recipes.recipe"},
+        }.get(stage, set())
         for stage in STAGES
     },
 }

@@ -15,7 +15,7 @@ from greg_compress.errors import RequestError
 from greg_compress.options.compressing import Wish
 from greg_compress.options.network import Output
 from greg_compress.recipes.expand import Grid
-from greg_compress.recipes.runner import RESULTS
+from greg_compress.recipes.records import RESULTS
 from greg_compress.whole_files import claimed, require_free_folder
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,13 +12,12 @@ from greg_compress.errors import InputError, RequestError, input_fault
 from greg_compress.following import Way
 from greg_compress.recipes.expand import expand
 from greg_compress.recipes.recipe import Recipe, Words, read
-from greg_compress.recipes.runner import RESULTS
+from greg_compress.recipes.records import LARGEST_FILE, RESULTS
 from greg_compress.selection.plan_file import FORMAT, read_plan
+from greg_compress.small_files import parsed, read_small
 
 RESULT_KEYS = {"recipe", "values", "each", "steps", "cells", "results"}
 RECORD_KEYS = {"step", "argv", "key", "result"}
-MOST_BYTES = 2**28
-"""Of a JSON document; no recipe comes near."""
 
 
 def of_json(path: Path) -> Contents:
@@ -28,13 +26,9 @@ def of_json(path: Path) -> Contents:
     Raises:
         InputError: it is none of them, or damaged.
     """
-    if path.stat().st_size > MOST_BYTES:
-        raise InputError(f"{path} is larger than any JSON file of greg's")
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+        data = parsed(read_small(path, LARGEST_FILE))
+    except ValueError as error:
         raise InputError(f"{path} is no JSON, or a truncated one") from error
     keys = data.keys() if isinstance(data, dict) else set()
     if data and "format" in keys and data["format"] == FORMAT:

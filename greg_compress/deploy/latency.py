@@ -88,6 +88,22 @@ class Timing:
         """p50 of another file over that of the first."""
         return self.latencies[other].p50_ms / self.latencies[0].p50_ms
 
+    def caveat(self, compared: bool) -> str:
+        """Of a noisy timing, what can be claimed all the same.
+
+        Args:
+            compared: whether the second file's time over the first's is of interest.
+        """
+        claim = ""
+        if (sure := self.latencies[0].p50_interval_ms) is not None:
+            claim += f"; the p50 lies between {sure.low:.3f} and {sure.high:.3f} ms"
+        if compared and (ratio := self.ratios[1]) is not None:
+            claim += f", the speedup between {ratio.low:.2f}x and {ratio.high:.2f}x"
+        return (
+            f"the timing is noisy: variation {self.worst_cov:.1%}, more than {NOISY:.1%}, in the calmest of"
+            f" {self.measurements} measurements{claim}"
+        )
+
 
 def calmest(paths: Sequence[Path], input_shapes: Shapes, threads: int, runs: int, batch: int = 1) -> Timing:
     """Time each file `runs` times in turn, up to three times while it is noisy.

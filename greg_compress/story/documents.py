@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -14,6 +13,7 @@ import onnx
 
 from greg_compress.deploy.opening import MOST_FILE, MOST_OPENING, bounded
 from greg_compress.errors import InputError, is_out_of_memory
+from greg_compress.small_files import parsed, read_small
 from greg_compress.state import files
 from greg_compress.state.format import State
 from greg_compress.whole_files import require_file
@@ -85,17 +85,15 @@ def opened(path: Path) -> File:
         state, digest = files.load(path)
         return File(str(path), Kind.STATE, size, digest, state=replace(state, weights={}, masks={}))
     if start.startswith(BRACE):
-        return _document(path, size)
+        return _document(path)
     return _onnx(path, size)
 
 
-def _document(path: Path, size: int) -> File:
-    if size > MOST_DOCUMENT:
-        raise InputError(f"{path} is larger than {MOST_DOCUMENT >> 20} MiB, which no document of greg's is")
-    content = path.read_bytes()
+def _document(path: Path) -> File:
+    content = read_small(path, MOST_DOCUMENT)
     try:
-        said = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        said = parsed(content)
+    except ValueError as error:
         raise InputError(f"{path} is no JSON document, or a truncated one") from error
     if {"step", "argv", "result"} <= said.keys():  # a record of greg run, around what the command returned
         said = said["result"]
@@ -103,7 +101,7 @@ def _document(path: Path, size: int) -> File:
     kind = next((kind for kind, keys in KEYS.items() if keys <= known), None)
     if kind is None:
         raise InputError(f"{path} is JSON, but nothing that greg prints with --json or writes as results.json")
-    return File(str(path), kind, size, hashlib.sha256(content).hexdigest(), said)
+    return File(str(path), kind, len(content), hashlib.sha256(content).hexdigest(), said)
 
 
 def _onnx(path: Path, size: int) -> File:
