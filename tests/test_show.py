@@ -189,8 +189,19 @@ def test_a_history_typed_again_makes_the_same_state(followed: Chain, tmp_path: P
 
 
 def test_unfinished_work_says_the_command_that_goes_on(greg: Callable[..., Ran], tmp_path: Path) -> None:
-    words = ["regularize", DIGITS, "--ratios", "[0, 0.5, 0.5, 0.3]", "--data", "digits", "--scale", "0.3", "-o", "r.pt"]
-    running = program.start(tmp_path, *words, "--skip", "layer1.0", "--save-every", "3")
+    words = [
+        "regularize",
+        DIGITS,
+        "--ratios",
+        "[0, 0.5, 0.5, 0.3]",
+        "--data",
+        "digits",
+        "--scale",
+        "0.06",
+        "-o",
+        "r.pt",
+    ]
+    running = program.start(tmp_path, *words, "--skip", "layer1.0", "--save-every", "1")
     running.wait_for("never said", tmp_path / "r.pt.partial")
     running.signal(signal.SIGINT)
     assert running.finish().code == 130

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import shlex
@@ -72,7 +73,8 @@ def completed(line: str, folder: Path) -> list[str]:
     )
     done = subprocess.run(
         [str(shutil.which("bash")), "-c", script, "bash", str(len(line.split(" ")) - 1)],
-        capture_output=True, text=True, check=True, cwd=ROOT, env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
+        capture_output=True, text=True, check=True, cwd=ROOT,
+        env={**os.environ, "PATH": f"{folder}:{os.environ['PATH']}"},
     )  # fmt: skip
     assert done.stderr == ""
     *offered, registered = done.stdout.splitlines()
@@ -109,6 +111,16 @@ def test_a_file_that_ends_the_program_is_still_an_error(tmp_path: Path, greg: Ca
 # Colours, progress and width
 
 
+def read_all(master: int) -> bytes:
+    """What was written to a pseudo-terminal whose other end is closed."""
+    parts = []
+    with contextlib.suppress(OSError):  # which is how Linux says that nothing follows
+        while part := os.read(master, 10_000):
+            parts.append(part)
+    os.close(master)
+    return b"".join(parts)
+
+
 @pytest.mark.parametrize(
     ("environment", "lively", "coloured"),
     [
@@ -133,8 +145,7 @@ def test_what_a_terminal_can_do_is_heeded(
         speaks.warn("take care")
         speaks.progress(lambda: Progress("training", 1, 10, 1, 0.5, 90.0, 0.1))
         speaks.finish()
-    said = os.read(master, 10_000).decode()
-    os.close(master)
+    said = read_all(master).decode()
     assert "warning: take care" in said
     assert ("\x1b[?25l" in said) is lively  # the cursor is hidden while a bar is drawn
     assert ("\x1b[35m" in said) is coloured
