@@ -653,6 +653,15 @@ def test_names_in_pictures_are_only_drawn(tmp_path: Path) -> None:
     assert not any(byte in svg for byte in (b"\x1b", b"\x9b", "\u202e".encode()))
 
 
+def test_more_layers_than_a_picture_shows() -> None:
+    """Each takes milliseconds to draw, and a state has room for 100,000."""
+    from greg_compress.plot import _pictures
+
+    _, missing = _pictures(finetuned({f"l{n}": 4 for n in range(3000)}), None)
+    assert {"kept", "separation"} == {str(name) for name in missing}
+    assert all("3,000 layers are more than a picture shows" in said for said in missing.values())
+
+
 def test_names_of_layers_in_a_plan_are_said_in_one_line(greg: Greg, tmp_path: Path) -> None:
     groups = [{"name": HOSTILE, "channels": 16, "kept": 8}]
     (tmp_path / "p.json").write_text(json.dumps({"format": "greg-plan", "version": 1, "groups": groups}))
