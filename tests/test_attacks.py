@@ -5,6 +5,7 @@ Files of tensors have their own in `test_tensor_files.py`, states in `test_state
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -170,11 +171,11 @@ def spoilt(document: Any, draw: random.Random) -> bytes:
             case 0 if isinstance(holder, dict):
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[draw.choice(("x", "name", ""))] = draw.choice(BAD)
+                holder[draw.choice(("x", "name", ""))] = copy.deepcopy(draw.choice(BAD))
             case 2 if isinstance(holder, list):
                 holder.append(holder[key])
             case _:
-                holder[key] = draw.choice(BAD)
+                holder[key] = copy.deepcopy(draw.choice(BAD))
     text = json.dumps(changed)
     if draw.random() < 0.15:
         text = text.replace(",", ',"format": 1,', 1)
