@@ -5,6 +5,7 @@ Files of tensors have their own in `test_tensor_files.py`, states in `test_state
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -170,11 +171,11 @@ def spoilt(document: Any, draw: random.Random) -> bytes:
             case 0 if isinstance(holder, dict):
                 del holder[key]
             case 1 if isinstance(holder, dict):
-                holder[draw.choice(("x", "name", ""))] = draw.choice(BAD)
+                holder[draw.choice(("x", "name", ""))] = copy.deepcopy(draw.choice(BAD))
             case 2 if isinstance(holder, list):
                 holder.append(holder[key])
             case _:
-                holder[key] = draw.choice(BAD)
+                holder[key] = copy.deepcopy(draw.choice(BAD))
     text = json.dumps(changed)
     if draw.random() < 0.15:
         text = text.replace(",", ',"format": 1,', 1)
@@ -651,6 +652,15 @@ def test_names_in_pictures_are_only_drawn(tmp_path: Path) -> None:
     assert "script" not in kinds
     assert b"<script" not in svg.replace(b"--", b"")
     assert not any(byte in svg for byte in (b"\x1b", b"\x9b", "\u202e".encode()))
+
+
+def test_more_layers_than_a_picture_shows() -> None:
+    """Each takes milliseconds to draw, and a state has room for 100,000."""
+    from greg_compress.plot import _pictures
+
+    _, missing = _pictures(finetuned({f"l{n}": 4 for n in range(3000)}), None)
+    assert {"kept", "separation"} == {str(name) for name in missing}
+    assert all("3,000 layers are more than a picture shows" in said for said in missing.values())
 
 
 def test_names_of_layers_in_a_plan_are_said_in_one_line(greg: Greg, tmp_path: Path) -> None:

@@ -125,6 +125,19 @@ def test_what_is_finished_is_not_done_again_and_the_recipe_is_a_real_one(greg: G
     assert began(compress(greg)) == ["final"]
 
 
+@pytest.mark.parametrize(
+    "result", [{}, {"params": []}, {"params": {"before": "x", "after": None}}, {"params": {"before": 1}}]
+)
+def test_records_that_tell_nothing_are_one_line(greg: Greg, finished: Path, result: Any) -> None:
+    (finished / "m.onnx").unlink()
+    path = finished / "m.onnx.greg" / "pruned.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"result": result | {"macs_speedup": 2.0}}))
+    ran = compress(greg)
+    assert (ran.code, ran.out) == (4, "")
+    assert "pruned" in ran.error() or "the records in m.onnx.greg are damaged" in ran.error()
+    assert not (finished / "m.onnx").exists()
+
+
 def test_another_model_of_the_same_name_is_not_the_old_one(greg: Greg, finished: Path) -> None:
     (finished / "m.onnx").unlink()
     old = (finished / "base.pt").read_bytes()

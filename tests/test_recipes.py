@@ -165,7 +165,7 @@ def test_mistakes_name_the_place_and_the_nearest(greg: Greg, tmp_path: Path, was
         (("none.toml",), 4, "none.toml does not exist"),
         ((".",), 4, ". is a directory"),
         (("tiny.py",), 4, "tiny.py is no TOML"),
-        ((DIGITS,), 4, "is no TOML"),
+        ((DIGITS,), 4, "name a recipe, a TOML file"),
     ],
 )
 def test_mistakes_on_the_command_line(

@@ -15,7 +15,7 @@ from greg_compress.cli import running
 from greg_compress.cli.arguments import Data, PresetName
 from greg_compress.cli.grouped import Said
 from greg_compress.cli.selecting import Batch, Threads
-from greg_compress.errors import CheckFailed, InputError, RequestError
+from greg_compress.errors import CheckFailed, InputError, RequestError, input_fault
 from greg_compress.options.compressing import Wish
 from greg_compress.options.network import Output
 from greg_compress.options.penalty import Method, Preset
@@ -159,7 +159,11 @@ def run(
 
     def told(done: dict[str, Result], passed: bool) -> Result:
         onnx = str(output.path) if passed else None
-        told = {"onnx": onnx, "recipe": str(grid.recipe.path), **running.before_and_after(done)}
+        with input_fault(f"the records in {grid.folder} are damaged; remove that folder, or name another -o"):
+            figures = running.before_and_after(done)
+            if passed:
+                _require_measured(figures)
+        told = {"onnx": onnx, "recipe": str(grid.recipe.path), **figures}
         return {**told, "target": against_target(selected, told), "seconds": time.monotonic() - started}
 
     try:
@@ -199,6 +203,13 @@ def against_target(selected: Said, report: Result) -> Result | None:
     else:
         return None
     return {"asked": asked, "measured": measured, "met": met, "text": text}
+
+
+def _require_measured(figures: Result) -> None:
+    """Raise ValueError unless everything was measured: of finished steps only what their records say is known."""
+    shown = [*figures["dense"].values(), *figures["pruned"].values(), figures["speedup"], figures["macs_speedup"]]
+    if not all(type(value) in (int, float) for value in shown):
+        raise ValueError("a figure that is none")
 
 
 def _write(grid: Grid, text: str, force: bool) -> None:

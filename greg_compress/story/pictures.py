@@ -22,6 +22,9 @@ Entry = Mapping[str, Any]
 NEVER = "it was never regularized"
 OLDER = "no norms were written down (an older greg regularized it, or single weights lose)"
 
+MOST_LAYERS = 2000
+"""In a picture: nobody tells more apart, and each takes time to draw."""
+
 
 class Missing(Exception):
     """Why a state has no such figure."""
@@ -119,6 +122,7 @@ def _separation(entries: Sequence[Entry]) -> Separation:
     if not (norms := metrics.get("norms")):
         raise Missing(OLDER)
     iterations = list(map(_count, norms["iterations"]))
+    _require_few(norms["spread"])
     spread = {name: list(map(_finite, values)) for name, values in norms["spread"].items()}
     if not all(len(values) == len(iterations) == len(norms["lambda"]) for values in spread.values()) or not spread:
         raise ValueError("norms of other iterations")
@@ -155,9 +159,15 @@ def _picks(entries: Sequence[Entry], plan: Mapping[str, Any] | None, layer: str)
     return set(map(_count, share["removed"]))
 
 
+def _require_few(layers: Mapping[str, Any]) -> None:
+    if len(layers) > MOST_LAYERS:
+        raise Missing(f"{len(layers):,} layers are more than a picture shows")
+
+
 def _kept(plan: Mapping[str, Any] | None) -> Kept:
     if not plan:
         raise Missing("nothing was picked or cut")
+    _require_few(plan)
     shares = plan.items()
     if not all(isinstance(share, dict) and {"channels", "kept"} <= share.keys() for _, share in shares):
         raise Missing("its plan is not one of channels")
