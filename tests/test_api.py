@@ -100,13 +100,12 @@ def test_to_import_it_takes_no_torch_until_it_is_used() -> None:
 
 RATIOS: list[tuple[Any, dict[str, Any], list[str]]] = [
     (0.5, {}, ["--ratios", "0.5"]),
-    ([0, 0.3, 0.6, 0.07], {"align": 2}, ["--ratios", "[0, 0.3, 0.6, 0.07]", "--align", "2"]),
     (
         {"layer1": 0.25, "layer2.*.conv1": 0.5, "layer3": 0.75},
-        {"skip": ["layer3.1"], "criterion": "random:3"},
+        {"skip": ["layer3.1"], "criterion": "random:3", "align": 2},
         [
             *("--ratios", "layer1=0.25,layer2.*.conv1=0.5,layer3=0.75"),
-            *("--skip", "layer3.1", "--criterion", "random:3"),
+            *("--skip", "layer3.1", "--criterion", "random:3", "--align", "2"),
         ],
     ),
     (
@@ -117,7 +116,7 @@ RATIOS: list[tuple[Any, dict[str, Any], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("ratios", "words", "typed"), RATIOS, ids=["one", "stages", "names", "target"])
+@pytest.mark.parametrize(("ratios", "words", "typed"), RATIOS, ids=["one", "names", "target"])
 def test_plan_analysis_and_cut_are_the_command_lines(
     greg: Greg, ratios: Any, words: dict[str, Any], typed: list[str]
 ) -> None:
@@ -146,7 +145,7 @@ def test_another_plan_is_another_network(greg: Greg) -> None:
     assert not same_tensors(small, other)
 
 
-@pytest.mark.parametrize("method", ["greg-1", "greg-2"])
+@pytest.mark.parametrize("method", ["greg-2", pytest.param("greg-1", marks=pytest.mark.slow)])
 def test_the_penalty_in_a_plain_loop_is_what_regularize_does(greg: Greg, method: Any) -> None:
     """The same images in the same order: then the same picks, the same weights bit for bit, and the same cut."""
     typed = f"--ratios 0.5 --method {method} --batch-size 64 --scale 0.06 --precision fp32 --seed 5".split()

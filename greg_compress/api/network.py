@@ -47,7 +47,7 @@ class Network:
 
     Args:
         model: any `torch.nn.Module`, on any device, in any mode; not wrapped (of DistributedDataParallel the `.module`,
-            of torch.compile the original). It stays yours: only what it says of itself is changed, by nothing here.
+            of torch.compile the original). It stays yours, and nothing here changes it.
         input_shape: of one sample, without the batch: (C, H, W) for images; a tuple of shapes for several inputs.
 
     Raises:
