@@ -249,7 +249,9 @@ def _require_rebuilt(small: nn.Module, state: State, model: ModelOptions) -> nn.
     rebuilt = dict(named_tensors(found))
     for name, tensor in named_tensors(small):
         if not torch.equal(rebuilt[name], tensor):
-            raise CheckFailed(f"the pruned network cannot be rebuilt: {name} is another; nothing was written")
+            raise CheckFailed(
+                f"the pruned network cannot be rebuilt: {name} is another; nothing was written, please report it"
+            )
     return found
 
 

@@ -57,7 +57,9 @@ def _folder(path: Path) -> ImageFolder:
     try:
         return ImageFolder(str(path))
     except OSError as error:
-        raise InputError(f"imagefolder: {path} cannot be used ({first_line(error)})") from error
+        raise InputError(
+            f"imagefolder: {path} cannot be used ({first_line(error)}); images lie in {path}/CLASS/"
+        ) from error
 
 
 def _images(folder: ImageFolder, shape: Shape, workers: int) -> Items:
