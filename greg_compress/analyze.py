@@ -56,7 +56,9 @@ def run(
     opened = open_model(options, ui, data.input_shape if data else None)
     if sensitivity and opened.untrained:
         # What chance loses says nothing about a group, and a table of it would look like an answer.
-        raise RequestError(f"--sensitivity of {options.model} would mean nothing, since it is untrained")
+        raise RequestError(
+            f"--sensitivity of {options.model} would mean nothing, since it is untrained; greg train it first"
+        )
     data = data and fitting(opened, data)
     wiring = prunable_wiring(opened.model, opened.state.input_shapes)
     require_kind(opened.state.masks, opened.state.stage, selection, options.model)

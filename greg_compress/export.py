@@ -261,7 +261,9 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
         return None
     baseline = open_beside(options.baseline, model, opened.state)
     if baseline.state.input_shapes != opened.state.input_shapes:
-        raise RequestError(f"--baseline {options.baseline} takes another input shape than {model.model}")
+        raise RequestError(
+            f"--baseline {options.baseline} takes another input shape than {model.model}; see --input-shape"
+        )
     return baseline
 
 

@@ -153,7 +153,7 @@ def test_order_within_a_plan_does_not_matter_to_units(tmp_path: Path) -> None:
     ("model", "content", "said"),
     [
         (Chain, changed(channels=8, kept=6), "the first layer that differs is a, 8 units there, 6 here"),
-        (Chain, changed(name="c"), "the first layer that differs is a, 6 units here and none there"),
+        (Chain, changed(name="c"), "layer that differs is a, 6 units here and none there (c stands in its place)"),
         (Chain, {**GOOD, "groups": GOOD["groups"][:2]}, "is fc, 4 units here and none there"),
         (
             Chain,

@@ -99,7 +99,7 @@ def analyze(
             "--plan-out would have no effect: a plan says which channels go, --unstructured takes weights"
         )
     if plan_output is not None and plan_output.path.resolve() == Path(model.model).resolve():
-        raise RequestError(f"--plan-out {plan_output.path} is MODEL itself")
+        raise RequestError(f"--plan-out {plan_output.path} is MODEL itself; choose another name")
     with claimed(plan_output) if plan_output else nullcontext(), printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 

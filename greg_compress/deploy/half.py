@@ -36,4 +36,4 @@ def halve(source: Path, target: Path) -> None:
         # The converter has no common error type.
         if is_out_of_memory(error):
             raise
-        raise GregError(f"the network cannot be written in float16 ({first_line(error)})") from error
+        raise GregError(f"the network cannot be written in float16 ({first_line(error)}); leave --fp16 out") from error

@@ -75,7 +75,9 @@ def normalizes_itself(entries: Mapping[str, str], path: Path) -> bool:
     """
     said = entries.get(PREPROCESSING, NONE)
     if said not in (NORMALIZES, NONE):
-        raise InputError(f"{path} prepares images in a way that this greg does not know ({said[:40]!r})")
+        raise InputError(
+            f"{path} prepares images in a way that this greg does not know ({said[:40]!r}); install a newer one"
+        )
     return said == NORMALIZES
 
 

@@ -83,7 +83,9 @@ def quantize(source: Path, target: Path, samples: Samples, normalization: Normal
         carry(source, target)
         onnx.checker.check_model(str(target), full_check=True)
     if not integers(target):
-        raise CheckFailed("nothing in the network can be quantized: it has no convolution or matrix product")
+        raise CheckFailed(
+            "nothing in the network can be quantized: it has no convolution or matrix product; leave --int8 out"
+        )
     return {"images": min(IMAGES, len(samples)), "method": "minmax", "per_channel": True, "weight_bits": 7}
 
 
@@ -104,7 +106,7 @@ def _fault() -> Iterator[None]:
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise GregError(f"onnxruntime cannot quantize the network ({first_line(error)})") from error
+        raise GregError(f"onnxruntime cannot quantize the network ({first_line(error)}); leave --int8 out") from error
 
 
 @contextmanager

@@ -43,7 +43,7 @@ class MetricsLog:
             with self._path.open("a") as file:
                 file.write(json.dumps(plain) + "\n")
         except OSError as error:
-            raise GregError(f"--log {self._path} cannot be written ({error.strerror})") from error
+            raise GregError(f"--log {self._path} cannot be written ({error.strerror}); choose another name") from error
 
 
 def require_log(path: Path, taken: set[Path], *, replace: bool) -> None:

@@ -25,7 +25,7 @@ def finished_already(job: Job) -> dict[str, Any] | None:
             return None
         raise RequestError(f"{output.path} exists, made by another command or other options; choose another name")
     output.partial.unlink(missing_ok=True)
-    with input_fault(f"{output.path} is damaged"):
+    with input_fault(f"{output.path} is damaged; begin anew with --force"):
         metrics = {name: value for name, value in last["metrics"].items() if name not in RECORDS}
         for name in ("top1_before", "top1_after", "val_top1"):
             percent_or_none(metrics[name])
@@ -44,11 +44,11 @@ def reopen(job: Job) -> tuple[Opened, dict[str, Any]]:
     state, _ = files.load(path)
     saved = state.run
     if saved is None:
-        raise InputError(f"{path} holds no unfinished work")
+        raise InputError(f"{path} holds no unfinished work; begin anew with --force")
     state.run = None
     with input_fault(f"{path} is damaged; begin anew with --force"):
         if saved["command"] != job.command:
-            raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}")
+            raise RequestError(f"{path} was begun by greg {saved['command']}, not {job.command}; choose another name")
         _require_same_options(job, saved["options"])
         _require_same_network(job, saved)
         if type(saved["allowed"]) is not (int if job.budget else type(None)):

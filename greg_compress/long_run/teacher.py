@@ -64,7 +64,9 @@ def _distillation(
     except (InputError, RequestError) as error:
         raise type(error)(f"--teacher: {error}") from error
     if found.state.normalization != student.normalization:
-        raise RequestError(f"--teacher {options.teacher} reads images otherwise normalised than the student")
+        raise RequestError(
+            f"--teacher {options.teacher} reads images otherwise normalised than the student; name another"
+        )
     found.model.to(settings.device)
     temperature, weight = options.temperature or TEMPERATURE, options.teacher_weight or TEACHER_WEIGHT
     return Distillation(found.model, temperature, weight, settings.precision, settings.device)

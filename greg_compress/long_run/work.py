@@ -241,7 +241,7 @@ def _require_images_for_all(batches: Batches, options: TrainingOptions, world: W
     if batches.size < pieces:
         raise RequestError(
             f"a batch of {batches.size} images cannot be shared out in {pieces} pieces ({world.size} processes, "
-            f"--accumulate {options.accumulate})"
+            f"--accumulate {options.accumulate}); give a larger --batch-size"
         )
 
 

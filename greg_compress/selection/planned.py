@@ -44,7 +44,8 @@ def _difference(there: PlannedGroup | None, here: Group | None, file: PlanFile, 
         units = f"{there.channels} units there, {here.channels} here"
         return None if there.channels == here.channels else f"{here.name}, {units}"
     if here is not None and all(planned.name != here.name for planned in file.groups):
-        return f"{here.name}, {here.channels} units here and none there"
+        instead = f" ({there.name} stands in its place)" if there is not None else ""
+        return f"{here.name}, {here.channels} units here and none there{instead}"
     if there is not None and all(group.name != there.name for group in wiring.groups):
         return f"{there.name}, {there.channels} units there and none here"
     return f"{here.name if here else 'none'} here, {there.name if there else 'none'} there: the order is another"

@@ -73,7 +73,9 @@ def _folder(path: Path) -> _Folder:
         classes = sorted(entry.name for entry in os.scandir(path) if entry.is_dir())
         by_class = [_images_below(path / name) for name in classes]
     except OSError as error:
-        raise InputError(f"imagefolder: {path} cannot be used ({first_line(error)})") from error
+        raise InputError(
+            f"imagefolder: {path} cannot be used ({first_line(error)}); images lie in {path}/CLASS/"
+        ) from error
     if not classes or not all(by_class):
         empty = path if not classes else path / classes[by_class.index([])]
         raise InputError(f"imagefolder: {path} cannot be used (no images lie below {empty})")

@@ -248,7 +248,9 @@ def require_rebuilt(model: nn.Module, state: State, options: ModelOptions, path:
     rebuilt = dict(named_tensors(found))
     for name, tensor in named_tensors(model):
         if not torch.equal(rebuilt[name], tensor.detach().cpu()):
-            raise CheckFailed(f"the network cannot be rebuilt from {path}: {name} is another; nothing was written")
+            raise CheckFailed(
+                f"the network cannot be rebuilt from {path}: {name} is another; nothing was written, please report it"
+            )
     return found
 
 

@@ -42,7 +42,7 @@ def logits(model: Callable[[Tensor], Any], images: Tensor) -> Tensor:
 def require_label(largest: int, output: Tensor) -> None:
     """Raise RequestError where the largest label of a batch has no logit."""
     if largest >= output.shape[1]:
-        raise RequestError(f"an image has label {largest}, but the network has {output.shape[1]} outputs")
+        raise RequestError(f"an image has label {largest}, but the network has {output.shape[1]} outputs; see --data")
 
 
 @torch.no_grad()
@@ -84,7 +84,7 @@ def accuracy_of(sums: Tensor) -> Accuracy:
     """
     top1, top5, loss, count = sums.tolist()
     if not loss < float("inf"):
-        raise GregError("the network's outputs are not finite (NaN or infinity)")
+        raise GregError("the network's outputs are not finite (NaN or infinity); look at its weights and at the images")
     return Accuracy(100 * top1 / count, 100 * top5 / count, loss / count, int(count))
 
 
