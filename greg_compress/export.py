@@ -16,7 +16,7 @@ from greg_compress.deploy.gates import verdicts
 from greg_compress.deploy.lighter import FP32, Exported, Lighter, lighten
 from greg_compress.deploy.preprocessing import Preprocessed
 from greg_compress.errors import CheckFailed, RequestError
-from greg_compress.fit import fitting, normalization_of, own_normalization
+from greg_compress.fit import fitting, normalization_of, own_normalization, takes
 from greg_compress.options.gates import Gates
 from greg_compress.options.measuring import ExportOptions, ImageOptions
 from greg_compress.options.network import ModelOptions, Output
@@ -260,7 +260,7 @@ def _baseline(model: ModelOptions, options: ExportOptions, opened: Opened) -> Op
     if options.baseline is None:
         return None
     baseline = open_beside(options.baseline, model, opened.state)
-    if baseline.state.input_shapes != opened.state.input_shapes:
+    if not takes(baseline, opened.state.input_shapes):
         raise RequestError(
             f"--baseline {options.baseline} takes another input shape than {model.model}; see --input-shape"
         )

@@ -9,7 +9,7 @@ from greg_compress.sources.dataset import Dataset
 from greg_compress.sources.normalization import Normalization
 from greg_compress.state.format import State
 from greg_compress.state.models import Opened
-from greg_compress.wiring.skeleton import output_shapes, skeleton
+from greg_compress.wiring.skeleton import Shapes, output_shapes, skeleton
 
 
 def fitting(opened: Opened, data: Dataset) -> Dataset:
@@ -55,6 +55,15 @@ def _require_fit(opened: Opened, data: Dataset) -> None:
                 f"{data.name} has {data.classes} classes, but the network has {shape[1]} outputs;"
                 + (f" it was made for {state.data or 'others'}" if made else " see --arch-arg")
             )
+
+
+def takes(opened: Opened, shapes: Shapes) -> bool:
+    """Whether a network runs on inputs of these shapes; one from a specification was built with any that was asked."""
+    try:
+        output_shapes(skeleton(opened.model), shapes)
+    except TraceError:
+        return False
+    return opened.state.input_shapes == shapes
 
 
 def normalization_of(state: State) -> Normalization:

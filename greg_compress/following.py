@@ -126,6 +126,12 @@ def _after_finetuned(at: Standing) -> Iterator[Way]:
 def _after_export(at: Standing) -> Iterator[Way]:
     yield _way(at, "evaluate", "accuracy of the file in onnxruntime", *_images(at))
     yield _way(at, "show", "what the file says of itself")
+    yield _way(
+        at,
+        "report",
+        "a page for people; with states and --json documents it tells more",
+        *_out(at, f"{_stem(at)}.html"),
+    )
 
 
 def _exported(at: Standing) -> Way:

@@ -205,6 +205,17 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path} is no ordinary file")
 
 
+def require_apart(out: Path, inputs: Iterable[str | Path], option: str = "-o") -> None:
+    """Refuse an output that is one of the inputs and of another kind, also with --force: nobody wants to lose those.
+
+    Raises:
+        RequestError: it is.
+    """
+    for name in inputs:
+        if out.resolve() == Path(name).resolve():
+            raise RequestError(f"{option} {out} is an input of this command, {name}; choose another name")
+
+
 def require_free_folder(folder: Path, force: bool) -> None:
     """Make a folder for several outputs, refusing one that holds something already.
 

@@ -314,6 +314,34 @@ def test_an_output_that_exists_stays(corpus: Path, out: Path, command: str) -> N
     assert target.read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        "export mine.pt -o {}",
+        "export dense.pt --baseline mine.pt -o {}",
+        "compress mine.pt --data data.py:some --ratios 0.5 -o {}",
+        "plot mine.png -o {}",
+        "report mine.html -o {}",
+        "analyze mine.pt --ratios 0.5 --plan-out {}",
+    ],
+)
+def test_an_output_of_another_kind_takes_no_inputs_place(corpus: Path, tmp_path: Path, words: str) -> None:
+    mine = next(word for word in words.split() if word.startswith("mine"))
+    (corpus / mine).write_bytes((corpus / "dense.pt").read_bytes())
+    (tmp_path / "link").symlink_to(corpus)
+    for name in (mine, str(corpus / mine), str(tmp_path / "link" / mine)):
+        ran = program.greg(corpus, *words.format(name).split(), "--force")
+        assert (ran.code, ran.out) == (2, ""), ran.err
+        assert "is an input of this command" in ran.error()
+    assert (corpus / mine).read_bytes() == (corpus / "dense.pt").read_bytes()
+    (corpus / mine).unlink()
+
+
+def test_a_baseline_of_another_input(corpus: Path, out: Path) -> None:
+    line = type_("export", out, baseline="torchvision:resnet18")
+    refused(program.greg(corpus, *line), 2, "--baseline torchvision:resnet18 takes another input shape than", out)
+
+
 @pytest.mark.parametrize("target", ["/proc/o.pt", "nowhere/o.pt", "net.py/o.pt"])
 @pytest.mark.parametrize("command", WRITING)
 def test_an_output_that_cannot_be_written(corpus: Path, out: Path, command: str, target: str) -> None:

@@ -495,7 +495,7 @@ def test_an_output_stays(chain: Path, greg: Greg, quick: None) -> None:
     shutil.copy(chain / "evaluate.json", "in.html")
     ran = greg("report", "in.html", "-o", "in.html", "--force")
     assert ran.code == 2
-    assert "one of FILES" in ran.error()
+    assert "is an input of this command" in ran.error()
 
 
 def luminance(color: str) -> float:

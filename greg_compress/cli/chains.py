@@ -16,7 +16,7 @@ from greg_compress.options.compressing import Wish
 from greg_compress.options.network import Output
 from greg_compress.recipes.expand import Grid
 from greg_compress.recipes.records import RESULTS
-from greg_compress.whole_files import claimed, require_free_folder
+from greg_compress.whole_files import claimed, require_apart, require_free_folder
 
 
 @app.command()
@@ -70,6 +70,7 @@ def compress(
     json: Json = False,
 ) -> None:
     """From a trained network to a smaller ONNX file: regularize, prune, finetune, export; the same command goes on."""
+    require_apart(output.path, [model["model"]])
     text = compressing.recipe(model, selected, wished, output)
     grid = running.grid_from(app, text, compressing.recipe_path(output))
     with claimed(output), printed(json, "compressed") as (print_result, ui):

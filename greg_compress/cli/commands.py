@@ -35,7 +35,7 @@ from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
 from greg_compress.processes import place
 from greg_compress.sources.specs import parse_data
-from greg_compress.whole_files import claimed, require_file
+from greg_compress.whole_files import claimed, require_apart, require_file
 
 ModelWithData = Annotated[ModelOptions, Use(arguments.model_options, fixed={"fetches_data": True})]
 WITHOUT_PRESET = {"preset": Preset.QUICK}
@@ -98,8 +98,8 @@ def analyze(
         raise RequestError(
             "--plan-out would have no effect: a plan says which channels go, --unstructured takes weights"
         )
-    if plan_output is not None and plan_output.path.resolve() == Path(model.model).resolve():
-        raise RequestError(f"--plan-out {plan_output.path} is MODEL itself; choose another name")
+    if plan_output is not None:
+        require_apart(plan_output.path, [model.model], "--plan-out")
     with claimed(plan_output) if plan_output else nullcontext(), printed(json, "analysis") as (print_result, ui):
         from greg_compress import analyze as stage
 
@@ -217,6 +217,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
+    require_apart(output.path, filter(None, (model.model, options.baseline)))
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
@@ -233,6 +234,7 @@ def plot(
 ) -> None:
     """Draw what a state's own log tells: accuracy, lambda, how filters separate, and what is kept."""
     require_file(state)
+    require_apart(output.path, [state])
     with claimed(output), printed(json, "drawn") as (print_result, ui):
         from greg_compress import plot as stage
 
@@ -247,8 +249,7 @@ def report(
     json: Json = False,
 ) -> None:
     """Tell the story of a run on one HTML page, from its files."""
-    if (same := next((path for path in files if path.resolve() == output.path.resolve()), None)) is not None:
-        raise RequestError(f"-o {output.path} is one of FILES ({same}); name another")
+    require_apart(output.path, files)
     with claimed(output), printed(json, "reported") as (print_result, ui):
         from greg_compress import report as stage
 
