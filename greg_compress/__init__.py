@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,9 @@ else:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         return getattr(import_module(_LAZY[name]), name)
 
+
+# Since 1.32 onnxruntime tells its makers over the network how it is used. Nobody who runs greg has asked for that.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["GregError", "Network", "Penalty", "__version__", "load"]

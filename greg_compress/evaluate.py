@@ -11,14 +11,14 @@ import torch
 from greg_compress.cost import zeros_and_share
 from greg_compress.deploy import identity, metadata
 from greg_compress.deploy.accuracy import evaluate_network, fitting_file
-from greg_compress.deploy.opening import is_onnx, open_network
+from greg_compress.deploy.opening import open_network
 from greg_compress.errors import RequestError
 from greg_compress.fit import fitting, normalization_of
 from greg_compress.options.network import ModelOptions
 from greg_compress.recording import recorded
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
-from greg_compress.sources.specs import DataSpec
+from greg_compress.sources.specs import DataSpec, is_onnx
 from greg_compress.state import history
 from greg_compress.state.models import open_model
 from greg_compress.training.evaluation import evaluate

@@ -642,10 +642,10 @@ def test_names_in_tables_and_lines_are_only_shown(tmp_path: Path) -> None:
 
 def test_names_in_pictures_are_only_drawn(tmp_path: Path) -> None:
     from greg_compress.figures.page import page, rendered
-    from greg_compress.plot import _pictures
+    from greg_compress.story.pictures import pictures
 
     state = finetuned({MARKUP: 4, HOSTILE: 6, "$\\frac{": 4})
-    svg = rendered(page(list(_pictures(state, None)[0].values())), "svg")
+    svg = rendered(page(list(pictures(state, None)[0].values())), "svg")
     from xml.etree import ElementTree
 
     kinds = {str(element.tag).rpartition("}")[2] for element in ElementTree.fromstring(svg).iter()}
@@ -656,9 +656,9 @@ def test_names_in_pictures_are_only_drawn(tmp_path: Path) -> None:
 
 def test_more_layers_than_a_picture_shows() -> None:
     """Each takes milliseconds to draw, and a state has room for 100,000."""
-    from greg_compress.plot import _pictures
+    from greg_compress.story.pictures import pictures
 
-    _, missing = _pictures(finetuned({f"l{n}": 4 for n in range(3000)}), None)
+    _, missing = pictures(finetuned({f"l{n}": 4 for n in range(3000)}), None)
     assert {"kept", "separation"} == {str(name) for name in missing}
     assert all("3,000 layers are more than a picture shows" in said for said in missing.values())
 

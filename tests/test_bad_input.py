@@ -240,7 +240,7 @@ SELECTIONS: list[tuple[str, int, str]] = [
     ("--target-macs 1e-400", 2, "from 0.01% to below 100%, as 50% or 0.5"),
     ("--target-macs half", 2, "from 0.01% to below 100%, as 50% or 0.5"),
     ("--plan nowhere.json", 4, "nowhere.json does not exist"),
-    ("--plan folder.pt", 4, "folder.pt is no ordinary file"),
+    ("--plan folder.pt", 4, "no ordinary file"),
     ("--plan dense.pt", 4, "dense.pt is no plan file: it is no JSON"),
     ("--plan wide.json", 2, "wide.json is a plan of another network: the first layer that differs is a, 9 units"),
     ("--plan frozen.json", 2, "frozen.json removes 1 units of fc, which is frozen: it is the network's output"),

@@ -264,7 +264,7 @@ def test_single_weights_are_scored_as_their_filters_are() -> None:
         (("prune", "--ratios", "0.5", "--criterion", "l1", "--data", "digits"), "--data would have no effect"),
         (("prune", "--criterion", "max"), "--criterion would have no effect without one of"),
         (("analyze", "--ratios", "0.5", "--criterion", "taylor"), "name them with --data"),
-        (("analyze", "--ratios", "0.5", "--criterion", "hessian"), "write l1, max, random"),
+        (("analyze", "--ratios", "0.5", "--criterion", "hessian"), "known: l1, max, random"),
         (
             ("regularize", "--ratios", "0.5", "--data", "digits", "--criterion", "max", "--method", "greg-2"),
             "--criterion would have no effect: greg-2",

@@ -51,10 +51,12 @@ def shortened(words: list[str]) -> list[str]:
             kept, rest = [*kept, word, LOOSE[word]], rest[1:]
         elif word in IN_TIME:
             kept, rest = [*kept, *IN_TIME[word]], rest[1:]
+        elif word == "--align" and rest[0] == "auto":
+            kept, rest = [*kept, word, "8"], rest[1:]
         elif word in RULED_OUT and command in LENGTHS:
             rest = rest[1:]
         elif word == "--budget":
-            kept, rest = [*kept, word, "8s"], rest[1:]
+            kept, rest = [*kept, word, "20s"], rest[1:]
         else:
             kept.append(word)
     if "--budget" in kept:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -33,7 +36,7 @@ from greg_compress.selection.amounts import parse_time
 from greg_compress.sources.data import load_data
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
-from tests.conftest import Ran
+from tests.conftest import ROOT, Ran
 
 Greg = Callable[..., Ran]
 NETWORK = """
@@ -312,6 +315,17 @@ def test_all_gates_are_decided_and_all_failures_named(greg: Greg, states: Path) 
     assert [gate["passed"] for gate in ran.json["gates"]] == [True, False]
     assert not any(gate in ran.error() for gate in GATES if gate != "--max-size")
     assert empty(states)
+
+
+def test_onnxruntime_tells_nobody(tmp_path: Path) -> None:
+    """Where its telemetry is on, it complains of a home in which it cannot keep the number of this device."""
+    nowhere = dict.fromkeys(("HOME", "XDG_CACHE_HOME"), "/proc/nothing")
+    script = "import greg_compress.deploy.opening, os; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env={**os.environ, **nowhere, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert (done.stdout, done.stderr) == ("1\n", "")
 
 
 def test_what_passes_is_written_and_told_in_full(greg: Greg, states: Path) -> None:

@@ -344,7 +344,7 @@ def test_advice_that_can_be_followed(tmp_path: Path) -> None:
         (
             ("train", "--arch", "net.py", *data, "-o", "o.pt"),
             2,
-            "write torchvision:NAME, timm:NAME or FILE.py:CALLABLE",
+            "net.py names no network; write net.py:CALLABLE",
         ),
         (("analyze", "net.py"), 2, "say which network it defines, net.py:CALLABLE"),
         (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "greg analyze has no option -o"),

@@ -254,7 +254,7 @@ def test_all_end_with_one_code_and_one_line(tmp_path: Path, words: tuple[str, ..
 
 def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
     """Also with a budget, which is measured by both and chosen by the first."""
-    words = ["regularize", DIGITS, "--data", "digits", "--ratios", "0.5", "--batch-size", "64", "--budget", "15s",
+    words = ["regularize", DIGITS, "--data", "digits", "--ratios", "0.5", "--batch-size", "64", "--budget", "30s",
              "--log", "o.jsonl", "-o", "o.pt", "--json"]  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "greg_compress"]
     ran = subprocess.run(

@@ -74,11 +74,11 @@ def test_a_file_says_what_can_be_typed(content: str, typed: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("content", "error", "words"),
     [
-        (None, InputError, "is not a file"),
+        (None, InputError, "does not exist"),
         ("{", InputError, "is no JSON"),
         ("[" * 100_000, InputError, "is no JSON"),
         ("\xff", InputError, "is no JSON"),
-        ("1" * (2**20 + 1), InputError, "too many for ratios"),
+        ("1" * (2**20 + 1), InputError, "is larger than 1,048,576 bytes"),
         ("null", RequestError, "null is not a number"),
         ("true", RequestError, "true is not a number"),
         ("NaN", RequestError, "NaN is not a number"),

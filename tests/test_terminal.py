@@ -86,7 +86,7 @@ def completed(line: str, folder: Path) -> list[str]:
 @pytest.mark.parametrize(
     ("line", "offers"),
     [
-        ("greg re", {"regularize"}),
+        ("greg re", {"regularize", "report"}),
         ("greg regularize --meth", {"--method"}),
         ("greg regularize x.pt --method greg-", {"greg-1", "greg-2"}),
         ("greg prune sample_models/dig", set()),

@@ -9,13 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from greg_compress.deploy.opening import is_onnx
 from greg_compress.errors import GregError
 from greg_compress.following import Standing, Words
 from greg_compress.options.network import ModelOptions
 from greg_compress.retyping import model_words
 from greg_compress.sources import models, user_files
-from greg_compress.sources.specs import DATA_KINDS, LIBRARIES, PICKLE, Architecture, is_architecture, parse_data
+from greg_compress.sources.specs import (
+    DATA_KINDS,
+    LIBRARIES,
+    PICKLE,
+    Architecture,
+    is_architecture,
+    is_onnx,
+    parse_data,
+)
 from greg_compress.state import files
 from greg_compress.state.format import State
 from greg_compress.tensor_files.reader import read

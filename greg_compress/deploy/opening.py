@@ -24,7 +24,6 @@ from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from greg_compress.deploy import metadata
 from greg_compress.errors import GregError, InputError, RequestError, input_fault, is_out_of_memory
 
-SUFFIX = ".onnx"
 MOST_FILE = 2**31 - 1
 """Bytes of one protobuf message; larger networks keep their weights in files beside it."""
 MOST_OPENING, MOST_RUNNING = 2**30 - 2**26, 2 * 2**30
@@ -36,11 +35,6 @@ LONGEST_RUN = 600
 QUIET = 4
 """onnxruntime's severity of a fatal error: the others it raises as well, and we say them."""
 Array = numpy.ndarray[Any, numpy.dtype[Any]]
-
-
-def is_onnx(name: str) -> bool:
-    """Whether a MODEL is an ONNX file: by its name, since nothing at the beginning of such a file tells it."""
-    return Path(name).suffix.lower() == SUFFIX
 
 
 @dataclass(frozen=True)

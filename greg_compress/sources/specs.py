@@ -87,6 +87,11 @@ class Architecture:
         return self.source == TORCHVISION and "@" in self.name
 
 
+def is_onnx(name: str) -> bool:
+    """Whether a MODEL is an ONNX file: by its name, since nothing at the beginning of such a file tells it."""
+    return Path(name).suffix.lower() == ".onnx"
+
+
 def is_architecture(text: str) -> bool:
     """Whether a MODEL argument is a spec rather than a file's path."""
     named = Architecture(text)
