@@ -10,6 +10,7 @@ from dataclasses import MISSING, fields
 from decimal import Decimal
 from typing import Any
 
+from greg_compress.errors import RequestError
 from greg_compress.options.gates import Gates
 from greg_compress.options.measuring import ExportOptions, ImageOptions
 from greg_compress.options.network import ModelOptions
@@ -140,9 +141,18 @@ def _arguments(kwargs: Mapping[str, Any]) -> list[str]:
     words = []
     for key, value in kwargs.items():
         plain = f"{key}={value}"
-        again = parse_architecture("torchvision:any", [plain]).kwargs[key] if isinstance(value, str) else value
-        words += ["--arch-arg", plain if again == value and type(again) is type(value) else f"{key}={value!r}"]
+        words += [
+            "--arch-arg",
+            plain if not isinstance(value, str) or _is_read_as(plain, key, value) else f"{key}={value!r}",
+        ]
     return words
+
+
+def _is_read_as(plain: str, key: str, value: str) -> bool:
+    try:
+        return parse_architecture("torchvision:any", [plain]).kwargs[key] == value
+    except RequestError:  # it looks like something that no argument can be
+        return False
 
 
 def _shapes(shapes: Any) -> list[str]:

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "ending": {"errors", "processes"},
     "whole_files": {"errors", "options", "processes"},
     "recording": {*SELECTED, "options.criterion", "sources.specs"},
-    "retyping": {"options", "recording", "selection.amounts", "sources.specs"},
+    "retyping": {"errors", "options", "recording", "selection.amounts", "sources.specs"},
     "following": set(),
     "contents": {
         "errors",

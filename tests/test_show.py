@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from typer.main import get_command
@@ -338,6 +338,7 @@ NUMBERS = st.floats(0.001, 0.9)
 
 
 @settings(max_examples=15, deadline=None)
+@example({}, {"a": "...", "b": "(1,)", "c": "1", "d": "'"})
 @given(
     st.fixed_dictionaries(
         {},

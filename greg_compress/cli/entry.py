@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from greg_compress.errors import RequestError
 from greg_compress.processes import place
 from greg_compress.reporting import Reporter
 
+# Typer guesses the shell from the names of running processes, and fails in a job, a container or a build: it is named.
+os.environ.setdefault("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
 app = Typer(
     cls=Boundary,
     no_args_is_help=False,
