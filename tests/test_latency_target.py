@@ -15,7 +15,7 @@ import numpy
 import onnx
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -163,6 +163,7 @@ def test_widths_hold_every_divisor_that_there_is(channels: int) -> None:
     }
 
 
+@example(reads=9, makes=161, floor=0.5, block=8)
 @given(st.integers(2, 300), st.integers(2, 300), st.sampled_from([0.0, 0.01, 0.5]), st.sampled_from([1, 4, 8, 16]))
 @settings(deadline=None, max_examples=60)
 def test_a_surface_tells_what_was_not_measured(reads: int, makes: int, floor: float, block: int) -> None:

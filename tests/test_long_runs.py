@@ -20,6 +20,7 @@ from greg_compress.penalty.schedule import LONGEST, SHORTEST, fitted_schedule, r
 from tests import program
 from tests.conftest import DIGITS
 from tests.test_interrupt import REGULARIZE, tensors_and_figures
+from tests.test_recipes import TINY
 from tests.test_training import assert_same
 
 
@@ -99,7 +100,9 @@ def test_time_says_when_it_would_end_and_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_budget_is_chosen_once_and_stored(tmp_path: Path) -> None:
     """The interrupted run goes on with what was chosen, however fast the machine is by then."""
-    words = (*SHORT, "--budget", "20s", "-o", "o.pt")
+    (tmp_path / "tiny.py").write_text(TINY.replace("(in_channels, 16, 16)", "(in_channels, 8, 8)"))
+    small = ("regularize", "tiny.py:tiny", "--arch-arg", "in_channels=1", *SHORT[2:])
+    words = (*small, "--budget", "6s", "-o", "o.pt")
     running = program.start(tmp_path, *words)
     running.wait_for("pushing 1/")
     running.signal(signal.SIGINT)
@@ -111,7 +114,7 @@ def test_a_budget_is_chosen_once_and_stored(tmp_path: Path) -> None:
     result = json.loads(ran.out)
     assert result["iterations"] == int(total)
     entry = tensors_and_figures(tmp_path / "o.pt")["history"][-1]
-    assert entry["options"]["budget"] == 20.0
+    assert entry["options"]["budget"] == 6.0
     assert {name: entry["metrics"][name] for name in ("delta", "update_every", "stabilize")} == {
         name: result[name] for name in ("delta", "update_every", "stabilize")
     }

@@ -346,7 +346,7 @@ def test_advice_that_can_be_followed(tmp_path: Path) -> None:
             2,
             "net.py names no network; write net.py:CALLABLE",
         ),
-        (("analyze", "net.py"), 2, "say which network it defines, net.py:CALLABLE"),
+        (("analyze", "net.py"), 2, "net.py names no network; write net.py:CALLABLE"),
         (("analyze", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "greg analyze has no option -o"),
         (("prune", "net.py:Net", "--ratios", "0.5", "-o", "."), 2, "-o . names no file"),
         (("prune", "net.py:Net", "--ratios", "0.5", "-o", ""), 2, "names no file"),

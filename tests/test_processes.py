@@ -37,6 +37,7 @@ from greg_compress.training.world import ALONE, World
 from tests import program
 from tests.conftest import DIGITS, ROOT
 from tests.test_interrupt import tensors_and_figures
+from tests.test_recipes import TINY
 from tests.test_training import CPU, NORMAL, assert_same, part
 
 STEPS = 20
@@ -254,8 +255,9 @@ def test_all_end_with_one_code_and_one_line(tmp_path: Path, words: tuple[str, ..
 
 def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
     """Also with a budget, which is measured by both and chosen by the first."""
-    words = ["regularize", DIGITS, "--data", "digits", "--ratios", "0.5", "--batch-size", "64", "--budget", "30s",
-             "--log", "o.jsonl", "-o", "o.pt", "--json"]  # fmt: skip
+    (tmp_path / "tiny.py").write_text(TINY.replace("(in_channels, 16, 16)", "(in_channels, 8, 8)"))
+    words = ["regularize", "tiny.py:tiny", "--arch-arg", "in_channels=1", "--data", "digits", "--ratios", "0.5",
+             "--batch-size", "64", "--budget", "8s", "--log", "o.jsonl", "-o", "o.pt", "--json"]  # fmt: skip
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "--", "greg_compress"]
     ran = subprocess.run(
         [*launch, *map(str, words)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True,
@@ -266,7 +268,7 @@ def test_torchrun_starts_it_as_the_readme_says(tmp_path: Path) -> None:
     assert result["processes"] == 2
     assert ran.stderr.count("top-1 before") == 1
     assert json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])["iteration"] == result["iterations"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "o.pt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["o.jsonl", "o.pt", "tiny.py"]
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ class Surface:
         reads, makes = (numpy.array(side) for side in zip(*both, strict=True))
         wanted = numpy.log(numpy.array(list(both.values())).clip(1e-6))
         read, made = self._reads.at(reads), self._makes.at(makes)
-        floors = numpy.linspace(0, min(read.min(), made.min()), FLOORS, endpoint=False)
+        # No call costs more than the least that was measured, also where both sides were larger.
+        floors = numpy.linspace(0, min(self._reads.least, self._makes.least), FLOORS, endpoint=False)
         errors = [
             numpy.square(numpy.log(self._product(read, made, floor).clip(1e-6)) - wanted).sum() for floor in floors
         ]
@@ -100,6 +101,10 @@ class _Curve:
         kinds: Iterable[int] = numpy.unique(shared).tolist() if blocks else ()
         self._kinds = {int(kind): (known[shared == kind], value[shared == kind]) for kind in kinds}
         self._all = known, value
+
+    @property
+    def least(self) -> float:
+        return float(self._all[1].min())
 
     def at(self, counts: Integers) -> Floats:
         counts = numpy.asarray(counts)
