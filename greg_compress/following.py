@@ -117,9 +117,13 @@ def _after_pruned(at: Standing) -> Iterator[Way]:
 
 
 def _after_finetuned(at: Standing) -> Iterator[Way]:
+    again = _way(at, "regularize", "another round", *(at.choice or HALF), *_training(at), *_out(at, "regularized.pt"))
+    if at.choice is not None:
+        yield again
     yield _exported(at)
     yield _evaluated(at)
-    yield _way(at, "regularize", "another round", *HALF, *_training(at), *_out(at, "regularized.pt"))
+    if at.choice is None:
+        yield again
     yield _drawn(at)
 
 

@@ -146,6 +146,13 @@ def test_a_network_of_a_file_elsewhere_is_named(greg: Callable[..., Ran], tmp_pa
     assert "FILE.py:resnet20" in below("show", "p.pt").out
 
 
+def test_a_selection_that_was_looked_at_is_what_comes_next(followed: Chain) -> None:
+    folder, _, _ = followed
+    with_it = following(program.greg(folder, "analyze", "final.pt", "--ratios", "0.25"))
+    assert with_it[:4] == ["regularize", "final.pt", "--ratios", "0.25"]
+    assert following(program.greg(folder, "analyze", "final.pt"))[0] == "export"
+
+
 def test_a_result_never_lies_where_something_is(greg: Callable[..., Ran]) -> None:
     Path("pruned.pt.partial").touch()
     assert following(greg("analyze", DIGITS, "--ratios", "0.5"))[-1] == "regularized.pt"
