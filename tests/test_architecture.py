@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
         "recipes",
         "selection.plan_file",
     }
-    | {"sources", "state", "tensor_files", "deploy.opening", "deploy.describing"},
+    | {"sources", "state", "tensor_files", "deploy.opening", "deploy.describing", "deploy.metadata"},
     "wiring": {"errors"},
     "surgery": {"errors", "wiring", "cost"},
     "criteria": {"errors", "wiring", "options.criterion", "training.evaluation"}

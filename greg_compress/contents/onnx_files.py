@@ -9,10 +9,10 @@ from typing import Any
 
 from greg_compress.contents.contents import Contents, normalization
 from greg_compress.deploy.describing import Description, description
+from greg_compress.deploy.metadata import OURS
 from greg_compress.errors import input_fault
 from greg_compress.following import Standing, Way, ways
 
-OURS = "greg."
 WHAT = {True: "an ONNX network that greg exported", False: "an ONNX network that greg did not export"}
 
 

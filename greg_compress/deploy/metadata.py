@@ -16,10 +16,12 @@ from greg_compress.errors import InputError
 from greg_compress.sources.normalization import Normalization
 from greg_compress.wiring.skeleton import Shapes
 
+OURS = "greg."
+"""What our entries begin with."""
 MEAN, STD, SCALE, PREPROCESSING, SHAPES = (
-    f"greg.{name}" for name in ("mean", "std", "scale", "preprocessing", "input_shapes")
+    OURS + name for name in ("mean", "std", "scale", "preprocessing", "input_shapes")
 )
-HISTORY = "greg.history"
+HISTORY = OURS + "history"
 NORMALIZES, NONE = "normalize", "none"
 """What `greg.preprocessing` says: the file takes pixels as they are, or as they come out of a normalisation."""
 
@@ -39,8 +41,8 @@ def entries(
     said: dict[str, Any] = {"ratios": kept or {}, "input_shapes": input_shapes, **(normalization or {})}
     if classes is not None:
         said["classes"] = classes
-    texts = {f"greg.{name}": json.dumps(value) for name, value in said.items()}
-    return {"greg.version": __version__, HISTORY: history_digest(history), PREPROCESSING: NONE, **texts}
+    texts = {OURS + name: json.dumps(value) for name, value in said.items()}
+    return {OURS + "version": __version__, HISTORY: history_digest(history), PREPROCESSING: NONE, **texts}
 
 
 def history_digest(history: list[Any]) -> str:

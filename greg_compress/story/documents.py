@@ -9,10 +9,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-import onnx
-
-from greg_compress.deploy.opening import MOST_FILE, MOST_OPENING, bounded
-from greg_compress.errors import InputError, is_out_of_memory
+from greg_compress.deploy.metadata import OURS
+from greg_compress.deploy.opening import MOST_FILE, MOST_OPENING, bounded, loaded
+from greg_compress.errors import InputError
 from greg_compress.small_files import parsed, read_small
 from greg_compress.state import files
 from greg_compress.state.format import State
@@ -21,8 +20,6 @@ from greg_compress.whole_files import require_file
 MOST_DOCUMENT = 16 * 2**20
 """Bytes of a JSON document; those of networks with hundreds of layers have less than one MiB."""
 ZIP, BRACE = b"PK", b"{"
-OURS = "greg."
-"""What our entries in an ONNX file's metadata begin with."""
 
 
 class Kind(StrEnum):
@@ -109,16 +106,12 @@ def _onnx(path: Path, size: int) -> File:
     strange = f"{path} is none of greg's files: no state, no document of --json, no ONNX file that greg exported"
     if size > MOST_FILE:
         raise InputError(strange)
-    try:
-        with bounded(2 * size + MOST_OPENING, path), path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            model = onnx.load(str(path), load_external_data=False)
-    except (InputError, OSError):
-        raise
-    except Exception as error:  # protobuf's own, which have no common type
-        if is_out_of_memory(error):
-            raise
-        raise InputError(strange) from error
+    with bounded(2 * size + MOST_OPENING, path), path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            model = loaded(path)
+        except InputError as error:
+            raise InputError(strange) from error
     said: dict[str, Any] = {held.key: held.value for held in model.metadata_props if held.key.startswith(OURS)}
     if not said:
         raise InputError(strange)
