@@ -162,6 +162,23 @@ def test_an_interruption_while_python_still_imports_says_nothing() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["_threads_watched", "place"], ids=["before", "after"])
+def test_a_signal_around_the_command_is_an_interruption_too(number: int, moment: str) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from greg_compress.cli import app, boundary\n"
+        f"real = boundary.{moment}\n"
+        "def struck():\n"
+        f"    os.kill(os.getpid(), {int(number)})\n"
+        "    return real()\n"
+        f"boundary.{moment} = struck\n"
+        "app(['--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (128 + number, "greg: interrupted\n")
+
+
 def test_a_result_that_cannot_be_written_stays_in_the_partial(tmp_path: Path) -> None:
     """A file appears at OUT during the run: it is left alone, and so is the work."""
     words = (*TRAIN, "--iterations", "30")

@@ -47,6 +47,20 @@ class Boundary(TyperGroup):
             # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
         heard = Heard()
+        try:
+            heard.listen()
+            outcome = self._outcome(heard, *args, **kwargs)
+            _say(outcome.text)
+            heard.no_more()
+            code = outcome.code
+        except Signalled:  # before the command began, or after its end
+            heard.caught()
+            heard.no_more()
+            code = 128 + (heard.number or signal.SIGINT)
+            _say("interrupted")
+        sys.exit(code)
+
+    def _outcome(self, heard: Heard, *args: Any, **kwargs: Any) -> Outcome:
         with _threads_watched() as crashes:
             outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard, self.commands)
         if crashes:
@@ -55,12 +69,10 @@ class Boundary(TyperGroup):
             here = place()
         except GregError:
             here = Place()  # which is what the outcome says
-        if not here.alone:
-            heard.nothing()
-            outcome = _together(here, outcome)
-        _say(outcome.text)
-        heard.no_more()
-        sys.exit(outcome.code)
+        if here.alone:
+            return outcome
+        heard.nothing()
+        return _together(here, outcome)
 
 
 class Outcome(NamedTuple):
@@ -131,6 +143,8 @@ class Heard:
 
     def __init__(self) -> None:
         self.number: int | None = None
+
+    def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 signal.signal(number, self._hear)
