@@ -15,6 +15,7 @@ from greg_compress.whole_files import require_file
 
 TENSORS = (b"PK\x03\x04", b"\x80")
 """How files begin that torch writes; safetensors and ONNX are known by their names."""
+PROGRAM = ".pt2"
 LOOK = 4096
 
 
@@ -53,6 +54,10 @@ def _contents(path: Path, commands: Mapping[str, Words]) -> Contents:
         from greg_compress.contents import onnx_files
 
         return onnx_files.contents(path)
+    if path.suffix.lower() == PROGRAM:
+        from greg_compress.contents import programs
+
+        return programs.contents(path)
     if begins.startswith(TENSORS) or path.suffix == ".safetensors":
         from greg_compress.contents import networks  # torch takes seconds, and the others need none
 

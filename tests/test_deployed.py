@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
-from greg_compress import export
 from greg_compress.cli import app
 from greg_compress.deploy import half, metadata, opening
 from greg_compress.deploy.accuracy import evaluate_file
 from greg_compress.deploy.quantized import quantize
 from greg_compress.errors import CheckFailed, InputError
+from greg_compress.export import to_onnx
 from greg_compress.sources.data import load_data
 from greg_compress.sources.normalization import Normalization
 from greg_compress.sources.samples import Part
@@ -429,7 +429,7 @@ def test_a_precision_that_costs_too_much_is_said(greg: Greg, tmp_path: Path, mon
     (tmp_path / "n.py").write_text(TINY)
     words = ("export", "n.py:Net", "-o", "q.onnx", "--int8", "--data", "digits", "--runs", 2, "--force")
     assert "points of top-1" not in greg(*words).err
-    monkeypatch.setattr(export, "MOST_DROP", -100)
+    monkeypatch.setattr(to_onnx, "MOST_DROP", -100)
     assert re.search(r"int8 loses -?\d\.\d\d points of top-1", greg(*words).err)
 
 

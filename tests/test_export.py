@@ -30,6 +30,7 @@ from greg_compress.deploy.alignment import alignment
 from greg_compress.deploy.gates import verdicts
 from greg_compress.deploy.intervals import Interval
 from greg_compress.deploy.latency import Latency, Timing
+from greg_compress.deploy.parity import compare
 from greg_compress.errors import CheckFailed, RequestError
 from greg_compress.options.gates import Gates, parse_accuracy, parse_least_speedup, parse_size
 from greg_compress.selection.amounts import parse_time
@@ -390,7 +391,7 @@ def test_parity_is_that_of_the_worst_level(
 ) -> None:
     path, other = tmp_path / "a.onnx", tmp_path / "b.onnx"
     onnx_file.write(plain, ((1, 8, 8),), path, None)
-    found = onnx_file.compare(plain, path, ((1, 8, 8),), 1e-5)
+    found = compare(plain, onnx_file.runtimes(path), ((1, 8, 8),), 1e-5)
     assert found.passed
     assert {level: one.passed for level, one in found.levels.items()} == {"basic": True, "all": True}
     wrong = onnx.load(str(path))
@@ -405,7 +406,7 @@ def test_parity_is_that_of_the_worst_level(
             "session",
             lambda path, threads, level, wrong=level: true(other if level == wrong else path, 1, level),
         )
-        found = onnx_file.compare(plain, path, ((1, 8, 8),), 1e-5)
+        found = compare(plain, onnx_file.runtimes(path), ((1, 8, 8),), 1e-5)
         assert not found.passed
         assert [name for name, one in found.levels.items() if not one.passed] == [level]
         assert found.max_rel_error == max(one.max_rel_error for one in found.levels.values()) > 1e-3

@@ -15,7 +15,7 @@ from greg_compress.analyze import analysis
 from greg_compress.api.words import one_of
 from greg_compress.cost import Cost
 from greg_compress.errors import RequestError
-from greg_compress.export import exported
+from greg_compress.export.to_onnx import exported
 from greg_compress.options.criterion import parse_criterion
 from greg_compress.options.gates import Gates
 from greg_compress.options.measuring import ExportOptions

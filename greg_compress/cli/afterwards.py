@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from greg_compress.following import Standing, Way, Words, first, ways
-from greg_compress.options.measuring import ImageOptions, SensitivityOptions
+from greg_compress.options.measuring import Format, ImageOptions, SensitivityOptions
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.selecting import Selection
 from greg_compress.options.training import TrainingOptions
@@ -71,8 +71,10 @@ def of_model(model: ModelOptions, typed: str, choice: Words | None = None, data:
     return found
 
 
-def of_export(model: ModelOptions, out: Path) -> Next:
-    """What to do with the ONNX file that was just made of a network."""
+def of_export(model: ModelOptions, made: Format, out: Path) -> Next:
+    """What to do with the file that was just made of a network."""
+    if made is Format.PT2:
+        return typing("show", str(out))
 
     def found() -> Way | None:
         from greg_compress.contents.standings import of_model

@@ -217,11 +217,14 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
+    options.format.require_name(output.path)
     require_apart(output.path, filter(None, (model.model, options.baseline)))
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 
-        print_result(stage.run(model, options, gates, output, ui), afterwards.of_export(model, output.path))
+        print_result(
+            stage.run(model, options, gates, output, ui), afterwards.of_export(model, options.format, output.path)
+        )
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from typer import Option
@@ -10,12 +11,15 @@ from greg_compress.cli.arguments import Download, Workers, require_model
 from greg_compress.cli.measuring import MeasuredOn
 from greg_compress.errors import RequestError
 from greg_compress.options.gates import FEWEST_RUNS, Gates, parse_accuracy, parse_least_speedup, parse_size
-from greg_compress.options.measuring import ExportOptions, ImageOptions
+from greg_compress.options.measuring import ExportOptions, Format, ImageOptions
 from greg_compress.selection.amounts import parse_time
 from greg_compress.sources.specs import is_architecture, parse_data
 
 Baseline = Annotated[
     str | None, Option("--baseline", metavar="MODEL", help="Measured in turn with the exported network.")
+]
+FileFormat = Annotated[
+    Format, Option("--format", help="pt2: a program of PyTorch's (ExportedProgram), which is compared but not timed.")
 ]
 RUNS = 200
 Runs = Annotated[int, Option("--runs", help="Timed runs of each file.")]
@@ -39,7 +43,10 @@ def gates(
     baseline: Baseline = None,
     data: MeasuredOn = None,
     runs: Runs = RUNS,
+    file_format: FileFormat = Format.ONNX,
 ) -> Gates:
+    if file_format is Format.PT2:
+        _require_onnx({"--max-latency": max_latency, "--min-speedup": min_speedup, "--min-top1": min_top1})
     if min_speedup is not None and baseline is None:
         raise RequestError("--min-speedup compares with another network; name it with --baseline")
     if min_top1 is not None and data is None:
@@ -71,7 +78,13 @@ def export_options(
     download: Download = False,
     workers: Workers = None,
     min_top1: MinTop1 = None,
+    file_format: FileFormat = Format.ONNX,
 ) -> ExportOptions:
+    if file_format is Format.PT2:
+        _require_onnx(
+            {"--baseline": baseline, "--opset": opset, "--threads": threads != 1, "--batch": batch != 1}
+            | {"--runs": runs != RUNS, "--int8": int8, "--fp16": fp16, "--data": data}
+        )
     if int8 and fp16:
         raise RequestError("--int8 and --fp16 contradict each other: a file has one precision")
     if int8 and data is None:
@@ -85,5 +98,11 @@ def export_options(
     return ExportOptions(
         baseline, opset, threads, runs, tolerance, batch, with_preprocessing,
         "int8" if int8 else "fp16" if fp16 else "fp32",
-        None if data is None else ImageOptions(parse_data(data), download, workers),
+        None if data is None else ImageOptions(parse_data(data), download, workers), file_format,
     )  # fmt: skip
+
+
+def _require_onnx(given: Mapping[str, object]) -> None:
+    """onnxruntime times, converts and evaluates; it reads no program of PyTorch's."""
+    if named := next((option for option, value in given.items() if value), None):
+        raise RequestError(f"{named} is for ONNX files, which onnxruntime runs; leave it out with --format pt2")

@@ -144,6 +144,31 @@ def pruning(out: Console, result: Result) -> None:
 
 
 def exported(out: Console, result: Result) -> None:
+    if "program" in result:
+        _program(out, result)
+    else:
+        _onnx(out, result)
+    for gate in result["gates"]:
+        out.print(gate["text"])
+
+
+def _program(out: Console, result: Result) -> None:
+    parity = result["parity"]
+    out.print(
+        f"{result['program']}: a program of PyTorch's, {size(result['size'])}; parity passed: read back, largest error"
+        f" {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on {parity['top1_agreement']:.0%}"
+    )
+    _prepared(out, result)
+
+
+def _prepared(out: Console, result: Result) -> None:
+    if result["preprocessing"] != "none":
+        out.print("it takes pixels as bytes (N, C, H, W), and normalises them by itself")
+    if result["denormals_flushed"]:
+        out.print(f"{result['denormals_flushed']:,} denormal weights were set to 0")
+
+
+def _onnx(out: Console, result: Result) -> None:
     if result["variants"] is not None:
         _variants(out, result)
     else:
@@ -162,10 +187,7 @@ def exported(out: Console, result: Result) -> None:
         f" largest error {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on"
         f" {parity['top1_agreement']:.0%}, with basic and all graph optimisations",
     )
-    if result["preprocessing"] != "none":
-        out.print("it takes pixels as bytes (N, C, H, W), and normalises them by itself")
-    if result["denormals_flushed"]:
-        out.print(f"{result['denormals_flushed']:,} denormal weights were set to 0")
+    _prepared(out, result)
     if result["zeros"]:
         out.print(
             f"{result['zeros']:,} of its weights are zero; packed by zlib it takes {size(result['compressed_size'])}"
@@ -175,8 +197,6 @@ def exported(out: Console, result: Result) -> None:
         out.print(f"measured speedup {result['speedup']:.2f}x{sure}; {result['macs_speedup']:.2f}x fewer MACs")
     if result["top1"] is not None:
         out.print(f"top-1 of the file in onnxruntime: {percent(result['top1'])}")
-    for gate in result["gates"]:
-        out.print(gate["text"])
     if result["alignment"]["hint"] is not None:
         out.print(result["alignment"]["hint"])
 

@@ -71,6 +71,7 @@ def _rows(kind: str, holds: Result) -> list[tuple[str, str]]:
         "unfinished": _network,
         "weights": _weights,
         "onnx": _onnx,
+        "program": _program,
         "plan": _plan,
         "recipe": _recipe,
         "results": _results,
@@ -130,12 +131,27 @@ def _weights(holds: Result) -> list[tuple[str, str]]:
 
 def _onnx(holds: Result) -> list[tuple[str, str]]:
     zeros = "" if not holds["zeros"] else f", {holds['zeros']:,} of them zero"
-    cut = holds["groups_cut"]
     return [
         ("made by", f"{holds['by']}, opset {holds['opset']}"),
         ("input", _ports(holds["inputs"])),
         ("output", _ports(holds["outputs"])),
         ("weights", f"{holds['weights']:,} in {holds['precision']}{zeros}; {holds['nodes']} nodes"),
+        *_told(holds),
+    ]
+
+
+def _program(holds: Result) -> list[tuple[str, str]]:
+    return [
+        ("made by", holds["by"] or ""),
+        ("input", " and ".join(map(_by, holds["input_shapes"]))),
+        *_told(holds),
+    ]
+
+
+def _told(holds: Result) -> list[tuple[str, str]]:
+    """What every exported file says of the network."""
+    cut = holds["groups_cut"]
+    return [
         ("classes", str(holds["classes"] or "")),
         ("normalisation", _normalization(holds["normalization"])),
         ("takes pixels as they are", "yes" if holds["preprocessing"] == "normalize" else ""),

@@ -29,20 +29,20 @@ class Verdict:
         return asdict(self)
 
 
-def verdicts(gates: Gates, timing: Timing, size: int, top1: float | None) -> list[Verdict]:
+def verdicts(gates: Gates, timing: Timing | None, size: int, top1: float | None) -> list[Verdict]:
     """Decide every gate that was set.
 
     Args:
-        timing: of the exported file and its baseline, if there is one.
+        timing: of the exported file and its baseline, if there is one; None for what nothing here can time.
         size: bytes of the file.
         top1: percent; None where nobody asked.
     """
     found = []
-    if gates.max_latency is not None:
+    if gates.max_latency is not None and timing is not None:
         first = timing.latencies[0]
         sure = first.p50_interval_ms.high if first.noisy and first.p50_interval_ms else first.p50_ms
         found.append(_verdict("--max-latency", gates.max_latency, first.p50_ms, sure, "p50 is", "{:.4g} ms"))
-    if gates.min_speedup is not None:
+    if gates.min_speedup is not None and timing is not None:
         both, ratio = timing.latencies[:2], timing.ratios[1]
         sure = ratio.low if any(each.noisy for each in both) and ratio else timing.speedup(1)
         found.append(_verdict("--min-speedup", gates.min_speedup, timing.speedup(1), sure, "the speedup is", "{:.4g}x"))

@@ -1,4 +1,4 @@
-"""Write a network as one ONNX file and compare it with PyTorch in onnxruntime."""
+"""Write a network as one ONNX file, and open it in onnxruntime."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import sys
 import warnings
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy
 import onnx
@@ -19,14 +17,11 @@ import torch
 from torch import nn
 
 from greg_compress.deploy.opening import lacking, short
-from greg_compress.deploy.preprocessing import Preprocessed
-from greg_compress.errors import CheckFailed, GregError, RequestError, first_line, input_fault, is_out_of_memory
-from greg_compress.wiring.skeleton import Shapes, output_tensors
+from greg_compress.deploy.parity import Runtime
+from greg_compress.deploy.preprocessing import examples
+from greg_compress.errors import CheckFailed, GregError, RequestError, first_line, is_out_of_memory
+from greg_compress.wiring.skeleton import Shapes
 
-EXAMPLE_BATCH = 2
-"""The exporter specialises a batch of 1."""
-CHECKED_BATCHES = (1, 2, 5)
-CHECKED_SEEDS = (0, 1, 2)
 COMPRESSION = 6
 """Of zlib: its own default."""
 ALL = "all"
@@ -35,28 +30,6 @@ LEVELS = {
     ALL: onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL,
 }
 """How much of the graph onnxruntime may rewrite. A fused kernel can be wrong where the plain ones are right."""
-
-
-@dataclass(frozen=True)
-class Difference:
-    """onnxruntime at one level of optimisation against PyTorch, over several inputs and batch sizes."""
-
-    max_abs_error: float
-    max_rel_error: float
-    """Relative to the largest output of the batch."""
-    top1_agreement: float
-    """Fraction of samples for which both name the same class."""
-    passed: bool
-
-
-@dataclass(frozen=True)
-class Parity(Difference):
-    """The worst of all levels, and each of them."""
-
-    levels: dict[str, Difference] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def flushed(model: nn.Module) -> tuple[nn.Module, int]:
@@ -84,8 +57,7 @@ def write(model: nn.Module, input_shapes: Shapes, path: Path, opset: int | None)
     newest = onnx.defs.onnx_opset_version()
     if opset is not None and opset > newest:
         raise RequestError(f"--opset {opset}: the newest that this onnx knows is {newest}")
-    dtype = torch.uint8 if isinstance(model, Preprocessed) else torch.float32
-    examples = tuple(torch.zeros((EXAMPLE_BATCH, *shape), dtype=dtype) for shape in input_shapes)
+    inputs = examples(model, input_shapes)
     batch = torch.export.Dim("batch")
     # The exporter talks on stdout, which belongs to the result, and warns about its own insides.
     with contextlib.redirect_stdout(sys.stderr), warnings.catch_warnings():
@@ -93,14 +65,14 @@ def write(model: nn.Module, input_shapes: Shapes, path: Path, opset: int | None)
         try:
             torch.onnx.export(
                 model,
-                examples,
+                inputs,
                 path,
                 dynamo=True,
                 external_data=False,
                 verbose=False,
                 opset_version=opset,
-                input_names=["input"] if len(examples) == 1 else [f"input_{n}" for n in range(len(examples))],
-                dynamic_shapes=tuple({0: batch} for _ in examples),
+                input_names=["input"] if len(inputs) == 1 else [f"input_{n}" for n in range(len(inputs))],
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
             )
         except OSError:
             raise
@@ -169,74 +141,20 @@ def session(path: Path, threads: int, level: str = ALL) -> onnxruntime.Inference
         raise CheckFailed(f"{version} cannot open the exported network ({short(str(error))})") from error
 
 
-def compare(model: nn.Module, path: Path, input_shapes: Shapes, tolerance: float) -> Parity:
-    """Run PyTorch and onnxruntime on the same random inputs, and compare every output; top-1 is of the first.
-
-    Args:
-        model: in eval mode; a :class:`Preprocessed` one is given pixels.
-        tolerance: largest error, relative to the largest output of a batch.
+def runtimes(path: Path) -> dict[str, Runtime]:
+    """What runs a file, at each level of optimisation.
 
     Raises:
-        GregError: an output is not finite.
-        CheckFailed: this onnxruntime cannot run the file.
+        CheckFailed: this onnxruntime cannot run it.
     """
-    reference = model.reference if isinstance(model, Preprocessed) else model
-    runtimes = {level: session(path, threads=1, level=level) for level in LEVELS}
-    found: dict[str, list[_Batch]] = {level: [] for level in LEVELS}
-    for seed in CHECKED_SEEDS:
-        for batch in CHECKED_BATCHES:
-            inputs = _random_inputs(model, input_shapes, batch, seed)
-            with torch.no_grad(), input_fault("the network fails on random inputs"):
-                wanted = output_tensors(reference(*inputs))
-            for level, runtime in runtimes.items():
-                feed = {entry.name: tensor.numpy() for entry, tensor in zip(runtime.get_inputs(), inputs, strict=True)}
-                got = [torch.from_numpy(numpy.asarray(output)) for output in runtime.run(None, feed)]
-                found[level].append(_compared(wanted, got))
-    levels = {level: _summed(batches, tolerance) for level, batches in found.items()}
-    each = levels.values()
-    return Parity(
-        max(one.max_abs_error for one in each),
-        max(one.max_rel_error for one in each),
-        min(one.top1_agreement for one in each),
-        all(one.passed for one in each),
-        levels,
-    )
+    return {level: _runtime(session(path, threads=1, level=level)) for level in LEVELS}
 
 
-def _random_inputs(model: nn.Module, input_shapes: Shapes, batch: int, seed: int) -> list[torch.Tensor]:
-    random = torch.Generator().manual_seed(seed)
-    if isinstance(model, Preprocessed):
-        return [model.random_pixels((batch, *shape), random) for shape in input_shapes]
-    return [torch.randn((batch, *shape), generator=random) for shape in input_shapes]
+def _runtime(opened: onnxruntime.InferenceSession) -> Runtime:
+    names = [entry.name for entry in opened.get_inputs()]
 
+    def run(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        feed = {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)}
+        return [torch.from_numpy(numpy.asarray(output)) for output in opened.run(None, feed)]
 
-@dataclass(frozen=True)
-class _Batch:
-    """Largest errors of one batch, and how many of its samples both put into the same class."""
-
-    absolute: float
-    relative: float
-    agreed: int
-    samples: int
-
-
-def _compared(wanted: Sequence[torch.Tensor], got: Sequence[torch.Tensor]) -> _Batch:
-    """PyTorch's outputs against onnxruntime's, for one batch."""
-    samples = len(wanted[0])
-    if [tensor.shape for tensor in wanted] != [tensor.shape for tensor in got]:
-        return _Batch(float("inf"), float("inf"), 0, samples)
-    absolute = relative = 0.0
-    for ours, theirs in zip(wanted, got, strict=True):
-        if not bool(ours.isfinite().all() and theirs.isfinite().all()):
-            raise GregError("the network's outputs are not finite (NaN or infinity); nothing was exported")
-        error = (ours - theirs).abs().max().item()
-        absolute = max(absolute, error)
-        relative = max(relative, error / (ours.abs().max().item() or 1.0))
-    agreed = int((wanted[0].flatten(1).argmax(1) == got[0].flatten(1).argmax(1)).sum())
-    return _Batch(absolute, relative, agreed, samples)
-
-
-def _summed(batches: Sequence[_Batch], tolerance: float) -> Difference:
-    relative = max(batch.relative for batch in batches)
-    agreement = sum(batch.agreed for batch in batches) / sum(batch.samples for batch in batches)
-    return Difference(max(batch.absolute for batch in batches), relative, agreement, relative <= tolerance)
+    return run

@@ -6,8 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from greg_compress.sources.normalization import Normalization
+from greg_compress.wiring.skeleton import Shapes
 
 BYTE = 255
+EXAMPLE_BATCH = 2
+"""Exporters specialise a batch of 1."""
 
 
 class Preprocessed(nn.Module):
@@ -41,3 +44,9 @@ class Preprocessed(nn.Module):
         """Bytes as bright as those that the scale was made for (16 for the digits, else 255)."""
         brightest = max(1, min(BYTE, round(1 / self.normalization.scale)))
         return torch.randint(0, brightest + 1, shape, dtype=torch.uint8, generator=random)
+
+
+def examples(model: nn.Module, input_shapes: Shapes) -> tuple[Tensor, ...]:
+    """Inputs of the kind that a network takes: pixels or normalised images, for an exporter to follow."""
+    dtype = torch.uint8 if isinstance(model, Preprocessed) else torch.float32
+    return tuple(torch.zeros((EXAMPLE_BATCH, *shape), dtype=dtype) for shape in input_shapes)

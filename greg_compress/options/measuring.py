@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
 from typing import Literal
 
 from greg_compress.errors import RequestError
@@ -29,6 +31,23 @@ class ImageOptions:
         require_between("recalibrate", self.recalibrate, 0, MANY)
 
 
+class Format(StrEnum):
+    """What kind of file is exported; the names that such files end in."""
+
+    ONNX = "onnx"
+    PT2 = "pt2"
+
+    def require_name(self, path: Path) -> None:
+        """Refuse to give one kind of file the other's name.
+
+        Raises:
+            RequestError: that is what OUT does.
+        """
+        others = {f".{each}" for each in Format if each is not self}
+        if path.suffix.lower() in others:
+            raise RequestError(f"{path} is no name for what --format {self} writes; end it in .{self}")
+
+
 @dataclass(frozen=True)
 class ExportOptions:
     """How the network is exported, checked and timed."""
@@ -45,6 +64,7 @@ class ExportOptions:
     precision: Literal["fp32", "int8", "fp16"] = "fp32"
     images: ImageOptions | None = None
     """Its training images calibrate int8, its test images say how accurate the file is."""
+    format: Format = Format.ONNX
 
     def __post_init__(self) -> None:
         require_between("threads", self.threads, 0, 1025)

@@ -52,7 +52,10 @@ class Task:
 
     @property
     def file(self) -> str | None:
-        return None if self.words.suffix is None else self.stem + self.words.suffix
+        if self.words.suffix is None:
+            return None
+        *_, ending = self.options.get("format", [self.words.suffix[1:]])
+        return f"{self.stem}.{ending}"
 
     @property
     def key(self) -> str:

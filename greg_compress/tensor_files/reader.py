@@ -13,6 +13,7 @@ from greg_compress.tensor_files.faults import reading
 from greg_compress.tensor_files.torch_file import MOST_PICKLED, ZIP, read_legacy, read_zip
 
 PICKLE = b"\x80"
+PROGRAM = ".pt2"
 
 
 def read(path: Path) -> tuple[Any, str]:
@@ -23,6 +24,8 @@ def read(path: Path) -> tuple[Any, str]:
     Raises:
         InputError: it cannot be read, or is damaged; the message says how.
     """
+    if path.suffix.lower() == PROGRAM and path.is_file():
+        raise InputError(f"{path} is an exported program; name the state that it was made of")
     with reading(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         length = file.tell()
