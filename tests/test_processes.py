@@ -285,6 +285,7 @@ def test_an_environment_that_contradicts_itself(
     ran = program.start(tmp_path, *TRAIN, "-o", "o.pt", environment=environment).finish()
     assert ran.code == code
     assert said in ran.error()
+    assert ("waiting up to 10 minutes until all 2 processes are here" in ran.err) == (code == 1)
     assert list(tmp_path.iterdir()) == []
 
 

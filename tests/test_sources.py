@@ -107,6 +107,9 @@ def test_the_standard_library_is_no_network() -> None:
 def test_arguments_that_a_factory_refuses_are_the_users_mistake(net: Path) -> None:
     with pytest.raises(RequestError, match="refuses its arguments"):
         build(Architecture(f"{net}:net", {"depth": 3}))
+    for spec in ("torchvision:resnet18", f"{RESNET}:resnet20"):
+        with pytest.raises(RequestError, match="see --arch-arg; nearest: num_classes"):
+            build(Architecture(spec, {"num_clases": 3}))
     with pytest.raises(RequestError, match="torchvision has no model 'resnet1000'"):
         build(Architecture("torchvision:resnet1000"))
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from greg_compress import processes
+from greg_compress.ending import LONGEST_START
 from greg_compress.errors import GregError, Interrupted, Lost, is_lost_connection
 from greg_compress.long_run.job import Job
 from greg_compress.long_run.meeting import meet
@@ -35,6 +36,9 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
     numerics.flush_denormals()
     numerics.keep_freed_memory()
     place = processes.place()
+    if not place.alone:
+        minutes = LONGEST_START.total_seconds() / 60
+        ui.note(f"waiting up to {minutes:g} minutes until all {place.size} processes are here")
     try:
         world, device = meet(place, job.options.device)
         numerics.configure_cuda(device, tf32=job.options.tf32, deterministic=job.options.deterministic)

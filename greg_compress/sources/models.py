@@ -8,8 +8,10 @@ file, not imported there (`os.py:system` is a callable too). A pickled module is
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
+import inspect
 import io
 import os
 import sys
@@ -23,7 +25,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from greg_compress.errors import InputError, RequestError, input_fault
+from greg_compress.errors import InputError, RequestError, input_fault, nearest
 from greg_compress.sources import libraries, user_files
 from greg_compress.sources.specs import LIBRARIES, PICKLE, Architecture
 from greg_compress.tensor_files.state_dicts import WRAPPERS
@@ -194,10 +196,19 @@ def _call(factory: Any, architecture: Architecture) -> nn.Module:
         try:
             model = factory(**architecture.kwargs)
         except TypeError as error:
-            raise RequestError(f"{architecture.spec} refuses its arguments ({error}); see --arch-arg") from error
+            near = _nearest_argument(factory, architecture)
+            raise RequestError(f"{architecture.spec} refuses its arguments ({error}); see --arch-arg{near}") from error
     if not isinstance(model, nn.Module):
         raise InputError(f"{architecture.spec} returned {type(model).__name__}, not a torch.nn.Module")
     return model
+
+
+def _nearest_argument(factory: Any, architecture: Architecture) -> str:
+    """What may have been meant by an argument that nobody takes; libraries pass theirs on and name few."""
+    with contextlib.suppress(TypeError, ValueError):  # no signature: a factory that is no Python
+        known = {*inspect.signature(factory).parameters, "num_classes"} - {"kwargs", "args"}
+        return next((nearest(name, known) for name in architecture.kwargs if name not in known), "")
+    return ""
 
 
 def default_input_shapes(architecture: Architecture, model: nn.Module) -> tuple[tuple[int, ...], ...] | None:
