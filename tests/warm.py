@@ -1,0 +1,14 @@
+"""Loads what exporting loads, most of it at the first export: whoever is forked from here has it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+
+import torch
+
+with contextlib.redirect_stdout(sys.stderr):
+    torch.onnx.export(
+        torch.nn.Linear(1, 1).eval(), (torch.zeros(2, 1),), dynamo=True, verbose=False,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+    )  # fmt: skip
