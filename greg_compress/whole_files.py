@@ -17,7 +17,7 @@ from pathlib import Path
 
 from greg_compress.errors import GregError, InputError, RequestError
 from greg_compress.options.network import Output
-from greg_compress.processes import place
+from greg_compress.processes.place import place
 
 _coming: ContextVar[frozenset[Path] | None] = ContextVar("coming", default=None)
 """In a rehearsal, the files that will be there when it comes to it."""

@@ -25,8 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "reporting": set(),
     "small_files": {"errors"},
     "options": {"errors", *SELECTED, "sources.specs"},
-    "processes": {"errors"},
-    "ending": {"errors", "processes"},
+    "processes": {"errors", "training.world"},
     "whole_files": {"errors", "options", "processes"},
     "recording": {*SELECTED, "options.criterion", "sources.specs"},
     "retyping": {"errors", "options", "recording", "selection.amounts", "sources.specs"},
@@ -64,11 +63,10 @@ ALLOWED: dict[str, set[str]] = {
     "story": {"errors", "figures", "options.plotting", "penalty.witness", "retyping", "sources.specs", "state"}
     | {"deploy.metadata", "deploy.opening", "small_files", "whole_files"},
     "preview": {"reporting", "selection.plan", "surgery.effect", "wiring"},
-    "stop_signals": {"errors", "training.world"},
     "fit": {"errors", "sources", "state", "wiring.skeleton"},
-    "long_run": {*WORDS, "recording", "fit", "processes", "ending", "stop_signals", "sources", "state", "training"},
+    "long_run": {*WORDS, "recording", "fit", "processes", "sources", "state", "training"},
     "recipes": {*WORDS, "sources.specs"},
-    "cli": {*WORDS, *STAGES, "recipes", "processes", "ending", *SELECTED, "sources.specs", "penalty.presets"}
+    "cli": {*WORDS, *STAGES, "recipes", "processes", *SELECTED, "sources.specs", "penalty.presets"}
     | {"following", "retyping", "contents.standings"},
     "api": {*WORDS, "analyze", "export", "selection", "wiring", "surgery", "cost", "penalty"}
     | {"sources.models", "sources.specs", "state"},

@@ -12,9 +12,9 @@ from typing import NoReturn
 
 import pytest
 
-from greg_compress import ending
 from greg_compress.cli import boundary
 from greg_compress.errors import RequestError
+from greg_compress.processes import ending
 from tests.conftest import DIGITS, Ran
 
 Greg = Callable[..., Ran]

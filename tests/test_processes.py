@@ -24,7 +24,7 @@ from greg_compress.options.training import Decay, Precision
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.schedule import GrowthSchedule, Picking
 from greg_compress.penalty.targets import Aim, Units
-from greg_compress.processes import Place, place
+from greg_compress.processes.place import Place, place
 from greg_compress.selection.choose import by_l1
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.sources import samples

@@ -24,7 +24,7 @@ from typer.exceptions import TyperException
 from greg_compress.cli import crash, usage
 from greg_compress.cli.words import printable
 from greg_compress.errors import GregError, Interrupted, Lost, first_line, is_out_of_memory
-from greg_compress.processes import Place, place
+from greg_compress.processes.place import Place, place
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
@@ -85,7 +85,7 @@ class Outcome(NamedTuple):
 
 def _together(here: Place, own: Outcome) -> Outcome:
     """The end of several processes: as the first one says that has to say something."""
-    from greg_compress import ending
+    from greg_compress.processes import ending
 
     patience = 0.0
     if isinstance(own.error, Lost):

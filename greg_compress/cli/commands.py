@@ -33,7 +33,7 @@ from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Pres
 from greg_compress.options.plotting import PlotOptions
 from greg_compress.options.selecting import WAYS, Selection
 from greg_compress.options.training import Decay, TeacherOptions, TrainingOptions
-from greg_compress.processes import place
+from greg_compress.processes.place import place
 from greg_compress.sources.specs import parse_data
 from greg_compress.whole_files import claimed, require_apart, require_file
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from greg_compress.errors import GregError, first_line
-from greg_compress.processes import place
+from greg_compress.processes.place import place
 
 TOLD = ("greg-compress", "torch", "torchvision", "timm", "onnx", "onnxruntime", "typer", "numpy")
 INTERNAL = "internal error"

@@ -11,7 +11,7 @@ from typer import Typer
 from greg_compress.cli.boundary import Boundary
 from greg_compress.cli.seat import Rehearsed, current
 from greg_compress.errors import RequestError
-from greg_compress.processes import place
+from greg_compress.processes.place import place
 from greg_compress.reporting import Reporter
 
 # Typer guesses the shell from the names of running processes, and fails in a job, a container or a build: it is named.

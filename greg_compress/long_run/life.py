@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from greg_compress import processes
-from greg_compress.ending import LONGEST_START
 from greg_compress.errors import GregError, Interrupted, Lost, is_lost_connection
 from greg_compress.long_run.job import Job
 from greg_compress.long_run.meeting import meet
 from greg_compress.long_run.resume import finished_already
 from greg_compress.long_run.work import begin_or_resume
 from greg_compress.options.training import TrainingOptions
+from greg_compress.processes.ending import LONGEST_START
+from greg_compress.processes.place import place
+from greg_compress.processes.stop_signals import StopSignals
 from greg_compress.reporting import Reporter
 from greg_compress.sources.data import load_data
 from greg_compress.sources.dataset import Dataset
-from greg_compress.stop_signals import StopSignals
 from greg_compress.training import numerics
 from greg_compress.training.world import World
 
@@ -35,16 +35,16 @@ def run(job: Job, ui: Reporter) -> dict[str, Any]:
         return done
     numerics.flush_denormals()
     numerics.keep_freed_memory()
-    place = processes.place()
-    if not place.alone:
+    here = place()
+    if not here.alone:
         minutes = LONGEST_START.total_seconds() / 60
-        ui.note(f"waiting up to {minutes:g} minutes until all {place.size} processes are here")
+        ui.note(f"waiting up to {minutes:g} minutes until all {here.size} processes are here")
     try:
-        world, device = meet(place, job.options.device)
+        world, device = meet(here, job.options.device)
         numerics.configure_cuda(device, tf32=job.options.tf32, deterministic=job.options.deterministic)
         return _lived(job, world, device, ui)
     except RuntimeError as error:
-        if place.alone or not is_lost_connection(error):
+        if here.alone or not is_lost_connection(error):
             raise
         raise Lost(_hint(job)) from error
 

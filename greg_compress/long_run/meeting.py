@@ -10,9 +10,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.distributed_c10d import PrefixStore
 
-from greg_compress import ending
 from greg_compress.errors import GregError, RequestError, first_line
-from greg_compress.processes import Place
+from greg_compress.processes import ending
+from greg_compress.processes.place import Place
 from greg_compress.training.numerics import resolve_device
 from greg_compress.training.world import ALONE, World
 

@@ -20,7 +20,7 @@ import torch.distributed as dist
 from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
-from greg_compress.processes import Place
+from greg_compress.processes.place import Place
 
 BEAT = 1.0
 SILENT, SUSPECT = 30.0, 5.0
