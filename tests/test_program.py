@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -184,6 +185,16 @@ def test_show_tells_what_it_is(greg: Greg, small: Path, made: Path) -> None:
     assert shown["holds"]["kept"]["layer1.0.conv1"] == 16
     assert sum(shown["holds"]["kept"].values()) < state["holds"]["plan"]["all"]
     assert "9 groups keep 336 channels" in greg("show", made).out
+
+
+def test_a_report_tells_of_it(greg: Greg, tmp_path: Path, small: Path) -> None:
+    ran = greg("export", small, "--format", "pt2", "-o", "o.pt2", "--json")
+    (tmp_path / "e.json").write_text(ran.out)
+    assert greg("report", small, "e.json", "-o", "r.html").code == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "The program computes what PyTorch does" in page
+    assert f"{ran.json['size']:,} bytes" in page
+    assert "--format pt2 -o o.pt2" in " ".join(re.sub("<[^>]*>", " ", page).split())
 
 
 def test_a_program_is_no_network_to_go_on_from(greg: Greg, made: Path) -> None:

@@ -93,7 +93,7 @@ def _digests(file: File) -> Iterator[str]:
         yield file.sha256
         if (known := text(file.said, HISTORY)) is not None:
             yield _history(known)
-    elif file.kind in (Kind.EXPORTED, Kind.EVALUATED):
+    elif file.kind in (Kind.EXPORTED, Kind.PROGRAM, Kind.EVALUATED):
         if (made := text(file.said, "identity", "sha256")) is not None:
             yield made
         yield from _read_by(at(file.said, "made_by"))

@@ -32,8 +32,9 @@ def checks(chain: Chain) -> list[Check]:
         if error is not None:
             what = "The cut network computes what the masked one does (float64)"
             found.append(Check(what, _passed(said, "self_check"), f"largest difference {error:.1e}", source))
-    for file in chain.of(Kind.EXPORTED):
-        for key, what in (("parity", "The ONNX file computes what PyTorch does"), ("light_parity", "So does its fp16")):
+    for file in chain.of(Kind.EXPORTED, Kind.PROGRAM):
+        made = "ONNX file" if file.kind is Kind.EXPORTED else "program"
+        for key, what in (("parity", f"The {made} computes what PyTorch does"), ("light_parity", "So does its fp16")):
             error = number(file.said, key, "max_rel_error")
             if error is not None:
                 said = f"largest difference {error:.1e} of the largest output"

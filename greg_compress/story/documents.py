@@ -28,6 +28,7 @@ class Kind(StrEnum):
     STATE = "state"
     ONNX = "ONNX file"
     EXPORTED = "greg export --json"
+    PROGRAM = "greg export --format pt2 --json"
     COMPRESSED = "greg compress --json"
     EVALUATED = "greg evaluate --json"
     ANALYZED = "greg analyze --json"
@@ -40,6 +41,7 @@ class Kind(StrEnum):
 KEYS = {
     Kind.RESULTS: {"recipe", "cells", "results"},
     Kind.EXPORTED: {"onnx", "parity", "latency"},
+    Kind.PROGRAM: {"program", "parity"},
     Kind.COMPRESSED: {"dense", "pruned", "macs_speedup"},
     Kind.ANALYZED: {"layers", "uncalled", "params"},
     Kind.PRUNED: {"self_check", "groups", "params"},

@@ -71,9 +71,12 @@ class History:
 def histories(chain: Chain) -> list[History]:
     """Of each state that another one's does not hold, and of documents that say how they were made."""
     found = [_history(file) for file in chain.tellers]
-    printed = [file for file in chain.of(Kind.EXPORTED, Kind.EVALUATED) if at(file.said, "made_by", "options")]
+    printed = [
+        file for file in chain.of(Kind.EXPORTED, Kind.PROGRAM, Kind.EVALUATED) if at(file.said, "made_by", "options")
+    ]
     for file in printed:
-        out = text(file.said, "onnx") or OUT if file.kind is Kind.EXPORTED else None
+        exports = {Kind.EXPORTED: "onnx", Kind.PROGRAM: "program"}
+        out = text(file.said, exports[file.kind]) or OUT if file.kind in exports else None
         found.append(History(file.name, [_step(file.said["made_by"], file.name, out, file.said)], 0))
     return found
 

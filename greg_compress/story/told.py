@@ -152,6 +152,9 @@ def _outcome(chain: Chain) -> Iterator[tuple[str, str]]:
         if size is not None:
             name = text(file.said, "onnx") or "no file was left"
             yield "exported", f"{name}: {precision or 'of unknown precision'}, {size:,} bytes"
+    for file in chain.of(Kind.PROGRAM):
+        name = text(file.said, "program") or "no file was left"
+        yield "exported", f"{name}: a program of PyTorch's, {number(file.said, 'size') or 0:,} bytes"
 
 
 def _shapes(file: File) -> str:
