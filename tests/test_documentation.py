@@ -62,7 +62,9 @@ def shortened(words: list[str]) -> list[str]:
     if "--budget" in kept:
         return [command, *kept]
     more = ["--samples", "40"] if "--sensitivity" in kept else LENGTHS.get(command, [])
-    return [command, *kept, *(more if more[:1] and more[0] not in kept else [])]
+    if not more or more[0] in kept or "--format" in kept:  # only ONNX files are timed
+        return [command, *kept]
+    return [command, *kept, *more]
 
 
 def blocks(page: Path) -> Iterator[tuple[str, str]]:

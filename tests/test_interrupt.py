@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,25 +13,35 @@ import pytest
 import torch
 
 from tests import program
-from tests.conftest import DIGITS, ROOT
+from tests.conftest import DIGITS, RESNET, ROOT
 from tests.test_training import assert_same
 
-TRAIN = ("train", DIGITS, "--data", "digits", "--batch-size", "64", "--save-every", "7", "--precision", "fp32")
-REGULARIZE = ("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--batch-size", "64", "--precision", "fp32",
+DENSE, SMALL = "dense.pt", "small.pt"
+TRAIN = ("train", DENSE, "--data", "digits", "--batch-size", "64", "--save-every", "7", "--precision", "fp32")
+REGULARIZE = ("regularize", DENSE, "--ratios", "0.5", "--data", "digits", "--batch-size", "64", "--precision", "fp32",
               "--ceiling", "1", "--delta", "0.02", "--stabilize", "15", "--save-every", "7")  # fmt: skip
 
 
 GREG_2 = (*REGULARIZE, "--method", "greg-2", "--pick-ceiling", "0.01", "--pick-delta", "0.001")
 SCALED = (*REGULARIZE[:6], "--batch-size", "64", "--precision", "fp32", "--save-every", "7", "--scale", "0.1")
-TAUGHT = ("finetune", "small.pt", *TRAIN[2:], "--iterations", "60", "--teacher", DIGITS)
+TAUGHT = ("finetune", SMALL, *TRAIN[2:], "--iterations", "60", "--teacher", DENSE)
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pruned state."""
-    folder = tmp_path_factory.mktemp("small")
-    finish(folder, "prune", DIGITS, "--ratios", "0.5", "-o", "small.pt")
-    return folder / "small.pt"
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dense state of few channels, and a pruned one."""
+    folder = tmp_path_factory.mktemp("made")
+    narrow = ("--arch-arg", "in_channels=1", "--arch-arg", "width=4", "--iterations", "30")
+    finish(folder, "train", "--arch", f"{RESNET}:resnet20", *narrow, *TRAIN[2:6], "-o", DENSE)
+    finish(folder, "prune", DENSE, "--ratios", "0.5", "-o", SMALL)
+    return folder
+
+
+@pytest.fixture
+def states(made: Path, tmp_path: Path) -> None:
+    """The same where commands are typed."""
+    for name in (DENSE, SMALL):
+        shutil.copy(made / name, tmp_path)
 
 
 def interrupt(folder: Path, number: int, *words: object, after: float | str) -> tuple[int, str]:
@@ -57,6 +68,7 @@ def tensors_and_figures(path: Path) -> Any:
     return data
 
 
+@pytest.mark.usefixtures("states")
 @pytest.mark.parametrize(
     ("words", "number", "after"),
     [
@@ -65,15 +77,12 @@ def tensors_and_figures(path: Path) -> Any:
         (REGULARIZE, signal.SIGINT, "pushing 1/"),
         (SCALED, signal.SIGINT, "pushing 1/"),
         (GREG_2, signal.SIGINT, "growing 1/"),
-        (GREG_2, signal.SIGTERM, "picked 336 units"),
+        (GREG_2, signal.SIGTERM, "picked 42 units"),
         (TAUGHT, signal.SIGINT, "training 1/"),
     ],
     ids=["train", "terminated", "regularize", "scaled", "growing", "picked", "taught"],
 )
-def test_a_run_goes_on_as_if_never_stopped(
-    tmp_path: Path, small: Path, words: tuple[object, ...], number: int, after: str
-) -> None:
-    words = tuple(small if word == "small.pt" else word for word in words)
+def test_a_run_goes_on_as_if_never_stopped(tmp_path: Path, words: tuple[object, ...], number: int, after: str) -> None:
     finish(tmp_path, *words, "-o", "straight.pt")
     code, err = interrupt(tmp_path, number, *words, "-o", "stopped.pt", after=after)
     assert code == 128 + number
@@ -90,6 +99,7 @@ def test_a_run_goes_on_as_if_never_stopped(
     assert (tmp_path / "stopped.pt").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("states")
 def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
     words = (*TRAIN, "--iterations", "40")
     finish(tmp_path, *words, "-o", "straight.pt")
@@ -101,6 +111,7 @@ def test_a_killed_run_goes_on_from_its_last_save(tmp_path: Path) -> None:
     assert_same(tensors_and_figures(tmp_path / "straight.pt"), tensors_and_figures(tmp_path / "killed.pt"))
 
 
+@pytest.mark.usefixtures("states")
 def test_unfinished_work_is_not_lost_by_other_commands(tmp_path: Path) -> None:
     words = (*TRAIN, "--iterations", "60")
     interrupt(tmp_path, signal.SIGINT, *words, "-o", "o.pt", after="training 1/")
@@ -108,7 +119,7 @@ def test_unfinished_work_is_not_lost_by_other_commands(tmp_path: Path) -> None:
     for changed, code, said in (
         (words, 2, "holds unfinished work; add --resume"),
         ((*words, "--lr", "0.3", "--resume"), 2, "other options (lr 0.1)"),
-        (("regularize", DIGITS, "--ratios", "0.5", "--data", "digits", "--resume"), 2, "begun by greg train"),
+        (("regularize", DENSE, "--ratios", "0.5", "--data", "digits", "--resume"), 2, "begun by greg train"),
     ):
         ran = program.greg(tmp_path, *changed, "-o", "o.pt")
         assert ran.code == code
@@ -179,6 +190,7 @@ def test_a_signal_around_the_command_is_an_interruption_too(number: int, moment:
     assert (done.returncode, done.stderr) == (128 + number, "greg: interrupted\n")
 
 
+@pytest.mark.usefixtures("states")
 def test_a_result_that_cannot_be_written_stays_in_the_partial(tmp_path: Path) -> None:
     """A file appears at OUT during the run: it is left alone, and so is the work."""
     words = (*TRAIN, "--iterations", "30")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from tests.conftest import ROOT
 PAGE, FOLDER = ROOT / "docs" / "results.md", ROOT / "sample_models" / "results"
 TABLE = re.compile(r"results/(\w+)\.json\)[^|]*?\n((?:\|.*\n)+)")
 """A link to results, and the table below it."""
+PARTS = ("end_of_phase", "after_the_cut", "top1")
 
 
 def tables(page: str) -> list[tuple[str, list[list[str]]]]:
@@ -54,6 +56,30 @@ def wrong(page: str, folder: Path) -> list[str]:
 
 def test_the_page_says_what_the_files_say() -> None:
     assert wrong(PAGE.read_text(), FOLDER) == []
+
+
+def theirs(folder: Path) -> list[str]:
+    """The rows of the table of Torch-Pruning's pruners, from one file for each seed."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("torch_pruning_s*.json")):
+        for row in json.loads(path.read_text())["rows"]:
+            found.setdefault(row["method"], []).append(row)
+    return [
+        "| "
+        + " | ".join(
+            [method]
+            + [f"{mean(values):.2f} ± {stdev(values):.2f}" for key in PARTS if (values := [row[key] for row in rows])]
+            + [f"{mean([row['macs'] for row in rows]) / 1e6:.2f} M"]
+        )
+        + " |"
+        for method, rows in found.items()
+    ]
+
+
+def test_the_page_says_what_torch_pruning_came_to() -> None:
+    rows = theirs(FOLDER)
+    assert len(rows) == 2
+    assert [row for row in rows if row not in PAGE.read_text()] == []
 
 
 def test_means_are_those_of_the_seeds() -> None:
