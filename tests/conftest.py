@@ -47,6 +47,16 @@ class Ran:
         return lines[0]
 
 
+@pytest.fixture(scope="session")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of a ResNet-20 of few channels that saw the digits: where training counts, and accuracy does not."""
+    path = tmp_path_factory.mktemp("narrow") / "narrow.pt"
+    words = ["--arch", f"{RESNET}:resnet20", "--arch-arg", "in_channels=1", "--arch-arg", "width=4", "--data", "digits"]
+    done = CliRunner().invoke(app, ["train", *words, "--iterations", "30", "-o", str(path)], prog_name="greg")
+    assert done.exit_code == 0, done.stderr
+    return path
+
+
 @pytest.fixture
 def greg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ran]:
     """Type a command in a fresh folder; in this process, since torch takes seconds to load."""

@@ -207,13 +207,13 @@ def test_other_names_are_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("criterion", ["l1", "max", "random:3", "obd", "taylor"])
-def test_greg_1_and_one_shot_remove_the_same_units(greg: Callable[..., Ran], criterion: str) -> None:
+def test_greg_1_and_one_shot_remove_the_same_units(greg: Callable[..., Ran], narrow: Path, criterion: str) -> None:
     """The paper's Tables 1, 7 and 10: two schedules, the same weights."""
     chosen = ("--criterion", criterion, "--ratios", "0.5", *(("--scope", "global") if criterion == "obd" else ()))
     images = ("--data", "digits") if criterion in ("obd", "taylor") else ()
-    assert greg("prune", DIGITS, *chosen, *images, "-o", "once.pt").code == 0
+    assert greg("prune", narrow, *chosen, *images, "-o", "once.pt").code == 0
     phase = ("--data", "digits", "--batch-size", 64, "--val-fraction", "0.1", "--delta", "1", "--stabilize", "0")
-    ran = greg("regularize", DIGITS, *chosen, *phase, "-o", "r.pt", "--json")
+    ran = greg("regularize", narrow, *chosen, *phase, "-o", "r.pt", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["l1_differs"] == (0 if criterion == "l1" else None)
     refused = greg("prune", "r.pt", "--ratios", "0.5", "--criterion", "max", "-o", "x.pt")
@@ -221,18 +221,20 @@ def test_greg_1_and_one_shot_remove_the_same_units(greg: Callable[..., Ran], cri
     assert greg("prune", "r.pt", "-o", "grown.pt").code == 0
     plans = [files.load(path)[0].plan for path in map(Path, ("once.pt", "grown.pt"))]
     assert plans[0] == plans[1]
-    assert greg("prune", DIGITS, "--ratios", "0.5", "--criterion", "random:4", "-o", "other.pt").code == 0
+    assert greg("prune", narrow, "--ratios", "0.5", "--criterion", "random:4", "-o", "other.pt").code == 0
     assert files.load(Path("other.pt"))[0].plan != plans[0]  # the comparison's own test
 
 
 @pytest.mark.parametrize("criterion", ["l1", "random:3", "obd", "taylor"])
-def test_greg_1_and_one_shot_remove_the_same_single_weights(greg: Callable[..., Ran], criterion: str) -> None:
+def test_greg_1_and_one_shot_remove_the_same_single_weights(
+    greg: Callable[..., Ran], narrow: Path, criterion: str
+) -> None:
     chosen = ("--unstructured", "--ratios", "0.5", "--criterion", criterion)
     images = ("--data", "digits") if criterion in ("obd", "taylor") else ()
-    ran = greg("prune", DIGITS, *chosen, *images, "-o", "once.pt")
+    ran = greg("prune", narrow, *chosen, *images, "-o", "once.pt")
     assert ran.code == 0, ran.err
     phase = ("--data", "digits", "--batch-size", 64, "--delta", "1", "--stabilize", "0")
-    ran = greg("regularize", DIGITS, *chosen, *phase, "-o", "r.pt", "--json")
+    ran = greg("regularize", narrow, *chosen, *phase, "-o", "r.pt", "--json")
     assert ran.code == 0, ran.err
     assert ran.json["l1_differs"] == (0 if criterion == "l1" else None)
     refused = greg("prune", "r.pt", *chosen[:3], "--criterion", "max", "-o", "x.pt")
@@ -278,10 +280,10 @@ def test_a_criterion_that_cannot_be(greg: Callable[..., Ran], words: tuple[str, 
     assert said in ran.error()
 
 
-def test_analyze_scores_by_loss_too(greg: Callable[..., Ran]) -> None:
+def test_analyze_scores_by_loss_too(greg: Callable[..., Ran], narrow: Path) -> None:
     chosen = ("--ratios", "0.5", "--scope", "global", "--criterion", "obd", "--data", "digits")
-    ran = greg("analyze", DIGITS, *chosen, "--plan-out", "p.json", "--json")
+    ran = greg("analyze", narrow, *chosen, "--plan-out", "p.json", "--json")
     assert ran.code == 0, ran.err
-    assert greg("prune", DIGITS, "--plan", "p.json", "-o", "a.pt").code == 0
-    assert greg("prune", DIGITS, *chosen, "-o", "b.pt").code == 0
+    assert greg("prune", narrow, "--plan", "p.json", "-o", "a.pt").code == 0
+    assert greg("prune", narrow, *chosen, "-o", "b.pt").code == 0
     assert files.load(Path("a.pt"))[0].plan == files.load(Path("b.pt"))[0].plan

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from tests import program
-from tests.conftest import DIGITS, RESNET, ROOT
+from tests.conftest import DIGITS, ROOT
 from tests.test_training import assert_same
 
 DENSE, SMALL = "dense.pt", "small.pt"
@@ -27,21 +27,18 @@ SCALED = (*REGULARIZE[:6], "--batch-size", "64", "--precision", "fp32", "--save-
 TAUGHT = ("finetune", SMALL, *TRAIN[2:], "--iterations", "60", "--teacher", DENSE)
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a dense state of few channels, and a pruned one."""
-    folder = tmp_path_factory.mktemp("made")
-    narrow = ("--arch-arg", "in_channels=1", "--arch-arg", "width=4", "--iterations", "30")
-    finish(folder, "train", "--arch", f"{RESNET}:resnet20", *narrow, *TRAIN[2:6], "-o", DENSE)
-    finish(folder, "prune", DENSE, "--ratios", "0.5", "-o", SMALL)
-    return folder
+@pytest.fixture(scope="session")
+def small(narrow: Path) -> Path:
+    """The same, pruned."""
+    finish(narrow.parent, "prune", narrow, "--ratios", "0.5", "-o", SMALL)
+    return narrow.parent / SMALL
 
 
 @pytest.fixture
-def states(made: Path, tmp_path: Path) -> None:
-    """The same where commands are typed."""
-    for name in (DENSE, SMALL):
-        shutil.copy(made / name, tmp_path)
+def states(narrow: Path, small: Path, tmp_path: Path) -> None:
+    """Both where commands are typed."""
+    shutil.copy(narrow, tmp_path / DENSE)
+    shutil.copy(small, tmp_path / SMALL)
 
 
 def interrupt(folder: Path, number: int, *words: object, after: float | str) -> tuple[int, str]:
