@@ -23,6 +23,7 @@ from greg_compress.deploy.parity import compare
 from greg_compress.sources.data import load_data
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
+from tests import program as processes
 from tests.conftest import DIGITS, ROOT, Ran
 
 Greg = Callable[..., Ran]
@@ -55,26 +56,15 @@ def opened(path: Path) -> nn.Module:
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state of a network that was pruned."""
-    from typer.testing import CliRunner
-
-    from greg_compress.cli import app
-
-    path = tmp_path_factory.mktemp("small") / "small.pt"
-    done = CliRunner().invoke(app, ["prune", str(DIGITS), "--ratios", "0.5", "-o", str(path)], prog_name="greg")
-    assert done.exit_code == 0
-    return path
+    folder = tmp_path_factory.mktemp("small")
+    assert processes.greg(folder, "prune", DIGITS, "--ratios", "0.5", "-o", "small.pt").code == 0
+    return folder / "small.pt"
 
 
 @pytest.fixture(scope="module")
 def made(small: Path) -> Path:
-    from typer.testing import CliRunner
-
-    from greg_compress.cli import app
-
-    path = small.with_suffix(".pt2")
-    words = ["export", str(small), "--format", "pt2", "-o", str(path)]
-    assert CliRunner().invoke(app, words, prog_name="greg").exit_code == 0
-    return path
+    assert processes.greg(small.parent, "export", small, "--format", "pt2", "-o", "small.pt2").code == 0
+    return small.with_suffix(".pt2")
 
 
 def test_it_computes_what_the_network_does(small: Path, made: Path) -> None:

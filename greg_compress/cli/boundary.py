@@ -49,7 +49,7 @@ class Boundary(TyperGroup):
         heard = Heard()
         try:
             heard.listen()
-            outcome = self._outcome(heard, *args, **kwargs)
+            outcome = self._ended(heard, *args, **kwargs)
             _say(outcome.text)
             heard.no_more()
             code = outcome.code
@@ -60,7 +60,7 @@ class Boundary(TyperGroup):
             _say("interrupted")
         sys.exit(code)
 
-    def _outcome(self, heard: Heard, *args: Any, **kwargs: Any) -> Outcome:
+    def _ended(self, heard: Heard, *args: Any, **kwargs: Any) -> Outcome:
         with _threads_watched() as crashes:
             outcome = _outcome(lambda: super(Boundary, self).main(*args, **kwargs), heard, self.commands)
         if crashes:

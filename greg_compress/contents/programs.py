@@ -8,11 +8,10 @@ from typing import Any
 
 from greg_compress.contents.contents import Contents
 from greg_compress.contents.metadata import said, told
+from greg_compress.deploy.metadata import ENTRY
 from greg_compress.errors import InputError, input_fault
 from greg_compress.small_files import parsed
 
-ENTRY = "extra/greg.json"
-"""Where :mod:`greg_compress.deploy.program` puts what it says, below the folder of the archive."""
 LARGEST = 2**20
 WHAT = {
     True: "a program of PyTorch's (ExportedProgram) that greg exported",
@@ -35,7 +34,7 @@ def contents(path: Path) -> Contents:
 
 def _entries(path: Path) -> dict[str, str]:
     with zipfile.ZipFile(path) as archive:
-        names = [name for name in archive.namelist() if name.partition("/")[2] == ENTRY]
+        names = [name for name in archive.namelist() if name.partition("/")[2] == f"extra/{ENTRY}"]
         if not names:
             return {}
         with archive.open(names[0]) as entry:

@@ -22,6 +22,8 @@ MEAN, STD, SCALE, PREPROCESSING, SHAPES = (
     OURS + name for name in ("mean", "std", "scale", "preprocessing", "input_shapes")
 )
 HISTORY = OURS + "history"
+ENTRY = "greg.json"
+"""Of a program's archive, below `extra/`: all of these, as a JSON object."""
 NORMALIZES, NONE = "normalize", "none"
 """What `greg.preprocessing` says: the file takes pixels as they are, or as they come out of a normalisation."""
 

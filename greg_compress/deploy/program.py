@@ -11,13 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from greg_compress.deploy.metadata import ENTRY
 from greg_compress.deploy.parity import Runtime
 from greg_compress.deploy.preprocessing import examples
 from greg_compress.errors import GregError, first_line
 from greg_compress.wiring.skeleton import Shapes, output_tensors
 
-SAID = "greg.json"
-"""The entry of the archive, below `extra/`, that says what :mod:`.metadata` says of a network."""
 TRACES = "stack_trace"
 """What torch notes at every node: source lines and paths of this machine."""
 
@@ -45,7 +44,7 @@ def write(model: nn.Module, input_shapes: Shapes, path: Path, said: Mapping[str,
         for node in program.graph.nodes:
             node.meta.pop(TRACES, None)
         held = io.BytesIO()  # torch's own writer does not tell a full disk from a bug
-        torch.export.save(program, held, extra_files={SAID: json.dumps(dict(said))})
+        torch.export.save(program, held, extra_files={ENTRY: json.dumps(dict(said))})
     path.write_bytes(held.getbuffer())
 
 

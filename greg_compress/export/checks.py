@@ -29,10 +29,12 @@ def prepares(pixels: Normalization | None) -> str:
     return metadata.NONE if pixels is None else metadata.NORMALIZES
 
 
-def said(opened: Opened) -> dict[str, str]:
+def said(opened: Opened, pixels: Normalization | None) -> dict[str, str]:
+    """The metadata of a file."""
     state = opened.state
     left = {name: count for name, (count, _) in kept(opened).items()}
-    return metadata.entries(state.history, left, state.classes, state.input_shapes, state.normalization)
+    known = metadata.entries(state.history, left, state.classes, state.input_shapes, state.normalization)
+    return known | {metadata.PREPROCESSING: prepares(pixels)}
 
 
 def kept(opened: Opened) -> dict[str, tuple[int, int]]:

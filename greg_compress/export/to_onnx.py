@@ -112,7 +112,7 @@ def _put(opened: Opened, pixels: Normalization | None, path: Path, options: Expo
     """Write a file with all that it says of itself; what it was made of, and the denormal weights that are 0 now."""
     network, count = ready(opened, pixels)
     onnx_file.write(network, opened.state.input_shapes, path, options.opset)
-    metadata.stamp(path, said(opened) | {metadata.PREPROCESSING: prepares(pixels)})
+    metadata.stamp(path, said(opened, pixels))
     return network, count
 
 

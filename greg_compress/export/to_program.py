@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from greg_compress.deploy import metadata, program
+from greg_compress.deploy import program
 from greg_compress.deploy.gates import verdicts
 from greg_compress.deploy.parity import compare
 from greg_compress.export.checks import Report, prepares, ready, require_parity, require_passed, said
@@ -29,11 +29,11 @@ def exported(
     Raises:
         CheckFailed: the program and PyTorch differ by more than the tolerance, or it is too large; no file is left.
     """
-    shapes, entries = opened.state.input_shapes, said(opened) | {metadata.PREPROCESSING: prepares(pixels)}
+    shapes = opened.state.input_shapes
     network, flushed = ready(opened, pixels)
     with written_whole(output.path, replace=output.force) as path:
         ui.note("exporting")
-        program.write(network, shapes, path, entries)
+        program.write(network, shapes, path, said(opened, pixels))
         parity = compare(network, program.runtimes(path), shapes, options.tolerance)
         found = verdicts(gates, None, path.stat().st_size, None)
         report = {
