@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import LONGEST, SHORTEST, fitted_schedule, resolve_schedule
 from tests import program
 from tests.conftest import DIGITS
-from tests.test_interrupt import REGULARIZE, tensors_and_figures
+from tests.test_interrupt import DENSE, REGULARIZE, tensors_and_figures
 from tests.test_recipes import TINY
 from tests.test_training import assert_same
 
@@ -141,7 +142,8 @@ def test_bad_words(tmp_path: Path, words: tuple[str, ...], code: int, said: str)
     assert not (tmp_path / "o.pt").exists()
 
 
-def test_a_log_can_be_read_while_it_grows_and_survives_a_kill(tmp_path: Path) -> None:
+def test_a_log_can_be_read_while_it_grows_and_survives_a_kill(tmp_path: Path, narrow: Path) -> None:
+    shutil.copy(narrow, tmp_path / DENSE)
     words = (*REGULARIZE, "--val-fraction", "0.1")
     assert program.greg(tmp_path, *words, "-o", "straight.pt", "--log", "straight.jsonl").code == 0
     whole = lines(tmp_path / "straight.jsonl")
