@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
 import greg_compress
+from greg_compress.errors import RequestError
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.state import files
 from greg_compress.surgery.folding import folded, zero_filters
 from greg_compress.surgery.trial import prunable_wiring
+from greg_compress.training.recalibration import recalibrate
 from greg_compress.wiring.skeleton import output_tensors
 from tests.conftest import DIGITS, Ran
 from tests.cutting import examples, random_plan, settle, sliced
@@ -89,6 +91,46 @@ def test_a_new_bias_where_no_norm_alone_reads() -> None:
     found = folded(model, sliced(model, wiring, plan), wiring, removed)
     assert found.biases == {"b.bias": [5], "d.bias": [4]}
     assert apart(found.network, model, Unbiased) < EXACT
+
+
+class OneNormForTwo(nn.Module):
+    """Two readers behind which one BatchNorm stands: its running mean cannot hold what both of them read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = conv(3, 6), nn.BatchNorm2d(6)
+        self.a, self.b = nn.Conv2d(6, 4, 1, bias=False), nn.Conv2d(6, 4, 1, bias=False)
+        self.both, self.fc = nn.BatchNorm2d(4), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        return self.fc(torch.relu(self.both(self.a(x)) - self.both(self.b(x))).mean((2, 3)))
+
+
+def test_a_norm_behind_two_readers_holds_neither() -> None:
+    model = without_borders(settle(OneNormForTwo()))
+    wiring = prunable_wiring(model, (INPUT,))
+    plan = Plan({"stem": Share(6, 3, (0, 2, 5))})
+    removed = plan.removed_units(wiring)
+    zero_filters(model, wiring, removed)
+    small = sliced(model, wiring, plan)
+    found = folded(model, small, wiring, removed)
+    assert found.biases == {"a.bias": [4], "b.bias": [4]}
+    assert apart(found.network, model, OneNormForTwo) < EXACT < apart(small, model, OneNormForTwo)
+
+
+def test_a_strided_transposed_convolution_makes_no_constant() -> None:
+    """Its weights differ from one position to the next, and so does what it makes of a constant."""
+    model = settle(
+        nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 2, 3, 2, 1, output_padding=1))
+    )
+    model[1].bias.data.fill_(1.0)  # type: ignore[union-attr,operator]
+    wiring = prunable_wiring(model, (INPUT,))
+    plan = Plan({"0": Share(4, 2, (1, 3))})
+    removed = plan.removed_units(wiring)
+    zero_filters(model, wiring, removed)
+    found = folded(model, sliced(model, wiring, plan), wiring, removed)
+    assert (found.left, found.layers) == (("3",), 0)
 
 
 def test_at_a_border_the_inner_value_counts() -> None:
@@ -199,6 +241,23 @@ def test_recalibrating_measures_what_the_cut_network_sees(greg: Callable[..., Ra
     weights = [greg_compress.load(f"{name}.pt").state_dict() for name in ("cut", "new")]
     differing = {name.rpartition(".")[2] for name in weights[0] if not torch.equal(weights[0][name], weights[1][name])}
     assert differing == {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_recalibrating_draws_the_same_each_time_and_from_nobody() -> None:
+    model = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(3))
+    batches = [torch.rand(8, 3, 4, 4) for _ in range(3)]
+    found = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        recalibrate(model, batches, 3)
+        found.append(copy.deepcopy(model[1].running_var))
+        assert torch.initial_seed() == seed
+    assert torch.equal(*found)
+
+
+def test_recalibrating_is_for_batch_norm_alone() -> None:
+    with pytest.raises(RequestError, match="no BatchNorm with running statistics"):
+        recalibrate(nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True)), [torch.rand(2, 3, 4, 4)], 1)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from greg_compress.errors import RequestError
 from greg_compress.options.penalty import Method, Penalize, PenaltyOptions, Preset
 from greg_compress.penalty.fused import Pull, Separation
 from greg_compress.penalty.growing import GrowingPenalty
+from greg_compress.penalty.phase import UnitPhase
 from greg_compress.penalty.presets import PRESETS
 from greg_compress.penalty.schedule import GrowthSchedule, Picking, resolve_schedule
 from greg_compress.penalty.targets import Aim, Gauge, Target, Units, row_mask
@@ -25,7 +26,7 @@ from greg_compress.selection.choose import by_l1
 from greg_compress.selection.plan import Plan, Share, picks_from_json
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import Wiring
-from tests.zoo import INPUT, Depthwise, Grouped, Residual, Upward, WholeGroups
+from tests.zoo import INPUT, Depthwise, Grouped, Keywords, OwnNorms, Residual, Upward, WholeGroups
 
 
 def whole(weights: nn.Parameter) -> Target:
@@ -166,6 +167,23 @@ def test_batch_norm_belongs_to_the_unit() -> None:
     assert all(rows == [2] for rows in found.values())
 
 
+def test_a_scalar_belongs_to_no_unit() -> None:
+    model = OwnNorms()
+    found = aimed(model, prunable_wiring(model, (INPUT,)), {"a": Share(6, 5, (2,))}, Penalize.UNIT)
+    assert set(picked_rows(found.targets, model)) == {"a.weight", "a.bias", "one.bias"}
+
+
+@pytest.mark.parametrize("name", ["a.weight", "norm.bias"])
+def test_what_is_frozen_is_not_said_to_shrink(name: str) -> None:
+    model = Keywords()
+    model.get_parameter(name).requires_grad_(False)
+    wiring = prunable_wiring(model, (INPUT,))
+    schedule = GrowthSchedule(1.0, 0.1, 1, 0)
+    with pytest.raises(RequestError, match=f"{name} is frozen"):
+        UnitPhase(model, wiring, Plan({"a": Share(6, 3, (0, 1, 2))}), schedule, Penalize.UNIT)
+    UnitPhase(model, wiring, Plan({"b": Share(5, 4, (1,))}), schedule, Penalize.UNIT)
+
+
 def test_consumers_and_unpicked_groups_get_no_penalty() -> None:
     model = Residual()
     wiring = prunable_wiring(model, (INPUT,))
@@ -223,6 +241,20 @@ def test_a_penalty_goes_on_from_its_state() -> None:
     advance(second, c, 13)
     assert torch.equal(a, c)
     assert straight.status() == second.status()
+
+
+def test_a_penalty_goes_on_where_all_filters_are_zero() -> None:
+    """A layer that begins at zero has a ratio of 0."""
+    weights = nn.Parameter(torch.zeros(4, 2))
+    penalty, other = (
+        GrowingPenalty(
+            GrowthSchedule(1.0, 0.1, 2, 4), Aim([], [Gauge(weights, torch.tensor([0]), torch.tensor([1, 2, 3]))])
+        )
+        for _ in range(2)
+    )
+    penalty.add_gradients()
+    other.load_state_dict(penalty.state_dict())
+    assert other.status() == penalty.status() == {"lambda": 0.1, "weakest_ratio": 0.0}
 
 
 # GReg-2

@@ -39,6 +39,7 @@ from tests.zoo import (
     GroupNormed,
     LayerNormed,
     OptionA,
+    OwnNorms,
     Strided,
     WholeGroups,
     inputs_of,
@@ -213,7 +214,7 @@ def test_l1_and_the_cut_notice_a_filter_that_is_not_dead() -> None:
     assert not torch.allclose(got, wanted, rtol=1e-6)
 
 
-@pytest.mark.parametrize("net", [LayerNormed, GroupNormed])
+@pytest.mark.parametrize("net", [LayerNormed, GroupNormed, OwnNorms])
 def test_the_check_of_a_norm_over_channels_needs_its_statistics(
     net: type[nn.Module], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import io
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torch.nn.functional as F
@@ -152,6 +154,62 @@ def test_the_loop_equals_sgd_written_out() -> None:
         F.cross_entropy(theirs(images), labels).backward()
         optimizer.step()
     assert_same(ours.state_dict(), theirs.state_dict())
+
+
+class Loud(Small):
+    """Too loud for half precision at first: the gradient scaler skips steps until it has halved itself often enough."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 20 * super().forward(x)
+
+
+class Leaving(Small):
+    """Its first steps leave a part out, which has no gradient then."""
+
+    steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        x = F.relu(self.bn(self.a(x)))
+        return self.fc(self.b(x).mean((2, 3)) if self.steps > 3 else x[:, :3].mean((2, 3)))
+
+
+@pytest.mark.parametrize(("kind", "precision"), [(Loud, Precision.FP16), (Leaving, Precision.FP32)])
+def test_steps_that_are_skipped_whole_or_in_part(kind: type[Small], precision: Precision) -> None:
+    """The fused optimizer against torch's plain one; what is not initialised is filled with NaN."""
+    torch.manual_seed(1)
+    ours = kind()
+    theirs = copy.deepcopy(ours)
+    loop, other = (make_loop(model, penalised=False, lr=1e-3, precision=precision) for model in (ours, theirs))
+    other.optimizer = torch.optim.SGD(theirs.parameters(), 1, momentum=0.9, weight_decay=5e-4, foreach=False)
+    torch.use_deterministic_algorithms(True)
+    try:
+        for each in (loop, other):
+            assert all(torch.stack(each._unchecked).isfinite().all() for _ in each if each._unchecked)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    before = dict(kind().named_parameters())
+    for (name, got), wanted in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
+        assert not torch.equal(got, before[name])
+
+
+class Drawing(Small):
+    """Draws from every generator that there is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = random.random() + float(numpy.random.rand()) if self.training else 1.0
+        return drawn * super().forward(x)
+
+
+def test_whatever_a_network_draws_depends_on_the_position_alone() -> None:
+    torch.manual_seed(1)
+    models = [Drawing()]
+    models.append(copy.deepcopy(models[0]))
+    for number, model in enumerate(models):
+        random.seed(number), numpy.random.seed(number)
+        list(make_loop(model, total=6))
+    assert_same(*(dict(model.state_dict()) for model in models))
 
 
 class Watching:

@@ -186,6 +186,15 @@ def phase_of(method: Method, model: nn.Module, gone: dict[str, Tensor]) -> Weigh
     return WeightPhase(model, gone, {"0.weight": 30, "2.weight": 7}, schedule, method, Reporter(), {})
 
 
+def test_frozen_weights_are_not_said_to_shrink() -> None:
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    model[2].requires_grad_(False)
+    with pytest.raises(RequestError, match=r"2.weight is frozen"):
+        phase_of(Method.GREG_1, model, {})
+    gone = least({"2.weight": 7}, {}, weight_scores(model, ["2.weight"]))
+    phase_of(Method.GREG_1, model, gone)  # those went before
+
+
 def advance(model: nn.Module, phase: WeightPhase, optimizer: torch.optim.Optimizer, steps: int, first: int) -> None:
     for step in range(first, first + steps):
         optimizer.zero_grad()

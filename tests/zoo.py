@@ -706,11 +706,64 @@ class Attending(nn.Module):
         return self.fc(F.relu(self.up(x)).mean(1))
 
 
+class OwnNorms(nn.Module):
+    """Normalisations over channels in the network's own classes, and a scalar that learns."""
+
+    groups = {"a": (6, FREE), "up": (9, FREE), "fc": (4, FROZEN)}
+    params, macs = (302, 135), (10458, 5212)
+
+    class Norm(nn.Module):
+        def __init__(self, channels: int, first: bool) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(channels) + 0.5), nn.Parameter(torch.rand(channels))
+            self.first = first
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.first:
+                return F.group_norm(x, 1, self.weight, self.bias)
+            return F.layer_norm(x, x.shape[-1:], self.weight, self.bias)
+
+    class Shift(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.rand(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.relu(x) + self.bias
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.up, self.fc = conv(3, 6), nn.Linear(6, 9), nn.Linear(9, 4)
+        self.one, self.last, self.shift = self.Norm(6, True), self.Norm(9, False), self.Shift()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.shift(self.one(self.a(x))).mean((2, 3))
+        return self.fc(F.relu(self.last(self.up(x))))
+
+
+class Keywords(nn.Module):
+    """Layers that are called by the names of their arguments."""
+
+    groups = {"a": (6, FREE), "b": (5, FREE), "fc": (4, FROZEN)}
+    params, macs = (484, 160), (27668, 8648)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = conv(3, 6), nn.BatchNorm2d(6), conv(6, 5, bias=False)
+        self.after, self.fc = nn.BatchNorm2d(5), nn.Linear(5, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(input=self.norm(input=self.a(input=x)))
+        x = F.relu(self.after(input=self.b(input=x)))
+        return self.fc(input=x.mean(dim=(2, 3)))
+
+
 ZOO: list[type[nn.Module]] = [
     *(Chain, Hidden, Residual, Projection, OptionA, Concat, Grouped, WholeGroups, Depthwise, Gated, GatedHalves),
     *(Strided, Rolled, Mixed, OneChannel, PerChannel, TrainOnly, Padded, Shared, Chunked, FixedHalves, Written),
     *(Upward, OneDimension, ThreeDimensions, TwoInputs, TwoOutputs, NamedOutputs, Functional, Deciding, Fixed),
     *(StackSum, HalfSum, FirstFour, Instances, Casting, Numbers, LayerNormed, GroupNormed, Shuffled, Tokens),
+    *(OwnNorms, Keywords),
 ]
 
 

@@ -189,6 +189,6 @@ def _decays(
         parameter: float(group["weight_decay"]) for group in optimizer.param_groups for parameter in group["params"]
     }
     for name, parameter in model.named_parameters():
-        if any(parameter is each for each in pulled) and not (parameter in found and parameter.requires_grad):
+        if any(parameter is each for each in pulled) and parameter not in found:
             raise RequestError(f"the optimizer does not train {name}, which the penalty has to shrink; see skip")
     return found

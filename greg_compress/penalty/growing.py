@@ -163,7 +163,7 @@ class GrowingPenalty:
         self._iteration, self._growths, self._updates = iteration, growths, updates
         self._stabilizing_since = since
         ratios, gauges = state["ratios"], self._gauges
-        if ratios is not None and (tuple(ratios.shape) != (len(gauges),) or not bool((ratios > 0).all())):
+        if ratios is not None and (tuple(ratios.shape) != (len(gauges),) or not bool((ratios >= 0).all())):
             raise ValueError(f"{len(gauges)} groups, but other moving ratios")
         self._ratios = self._separated = None
         if ratios is not None:

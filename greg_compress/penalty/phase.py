@@ -11,7 +11,7 @@ from greg_compress.criteria.scores import Scores
 from greg_compress.options.penalty import Penalize
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.schedule import GrowthSchedule
-from greg_compress.penalty.targets import Aim, Units
+from greg_compress.penalty.targets import Aim, Units, require_trained
 from greg_compress.penalty.witness import Witness
 from greg_compress.selection.plan import Plan, picks_from_json
 from greg_compress.wiring.groups import Wiring
@@ -25,6 +25,9 @@ class UnitPhase:
         note: hears what GReg-2 picked.
         decays: the weight decay of each penalised parameter, which its kept rows recover with; without it those of
             all recover as the schedule says.
+
+    Raises:
+        RequestError: a parameter that is to shrink is frozen.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class UnitPhase:
         self._wiring = wiring
         self._note = note
         self._units = Units(model, wiring, penalize, decays)
+        require_trained(model, self._units.all_of(start))
         if schedule.picking is None:
             aim = self._units.picked_by(start, recover=False)
             self.penalty = GrowingPenalty(schedule, aim, witness=witness)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from greg_compress.errors import RequestError
 from greg_compress.options.penalty import Penalize
 from greg_compress.selection.plan import Plan
 from greg_compress.wiring.groups import Wiring, unit_rows
@@ -61,6 +62,16 @@ class Aim:
     gauges: Sequence[Gauge] | Sequence[WeightGauge] = ()
 
 
+def require_trained(model: nn.Module, aim: Aim) -> None:
+    """Raise RequestError if a parameter that is pulled at does not move."""
+    pulled = {id(target.parameter) for target in aim.targets}
+    for name, parameter in model.named_parameters():
+        if id(parameter) in pulled and not parameter.requires_grad:
+            raise RequestError(
+                f"{name} is frozen (requires_grad is off), so that no penalty shrinks it; skip its group"
+            )
+
+
 class Units:
     """The penalised parameters of one network: what belongs to which unit.
 
@@ -84,7 +95,7 @@ class Units:
             owner, _, leaf = name.rpartition(".")
             is_filter = name in wiring.trace.layers
             follows = leaf == "bias" or isinstance(modules[owner], NORMS)
-            if is_filter or (penalize is Penalize.UNIT and follows):
+            if is_filter or (penalize is Penalize.UNIT and follows and parameter.dim()):
                 self._rows.append((parameter, *(wiring.filters(name) if is_filter else (0, wiring.classes[name][0]))))
 
     def all_of(self, plan: Plan) -> Aim:

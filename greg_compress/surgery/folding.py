@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from greg_compress.surgery.masking import InDouble, examples, output_changes
@@ -131,6 +131,7 @@ class _Reading:
         self.readers = _Readers()
         self._calls: dict[str, list[Tensor | None]] = {}
         self._norms: dict[str, str] = {}
+        self._normalises: Counter[str] = Counter()
         self._busy = False
 
     @contextmanager
@@ -138,29 +139,30 @@ class _Reading:
         handles = []
         for name, module in self._modules.items():
             if name in self._gone and isinstance(module, (_ConvNd, nn.Linear)):
-                handles.append(module.register_forward_hook(partial(self._read, name)))
+                handles.append(module.register_forward_hook(partial(self._read, name), with_kwargs=True))
             elif isinstance(module, _NormBase) and module.running_mean is not None:
-                handles.append(module.register_forward_hook(partial(self._normalised, name)))
+                handles.append(module.register_forward_hook(partial(self._normalised, name), with_kwargs=True))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def _read(self, name: str, module: _ConvNd | nn.Linear, args: Any, output: Tensor) -> None:
+    def _read(self, name: str, module: _ConvNd | nn.Linear, args: Any, kwargs: Any, output: Tensor) -> None:
         if self._busy:
             return
+        image = _input(args, kwargs)
         self._busy = True
         dim, kept = self._gone[name]
-        part = _alone(module, module.weight.index_fill(dim, kept.nonzero().flatten(), 0), args[0])
-        reach = _alone(module, torch.ones_like(module.weight), torch.ones_like(args[0]))
+        part = _alone(module, module.weight.index_fill(dim, kept.nonzero().flatten(), 0), image)
+        reach = _alone(module, torch.ones_like(module.weight), torch.ones_like(image))
         self._busy = False
-        channel = 1 if isinstance(module, _ConvNd) else -1
-        self._calls.setdefault(name, []).append(_constant(part, reach, output, channel))
+        self._calls.setdefault(name, []).append(None if _upsamples(module) else _constant(part, reach, output, module))
         self.readers.watch(name, output)
 
-    def _normalised(self, norm: str, _module: nn.Module, args: Any, _output: Tensor) -> None:
-        if (name := self.readers.name_of(args[0])) is not None:
+    def _normalised(self, norm: str, _module: nn.Module, args: Any, kwargs: Any, _output: Tensor) -> None:
+        self._normalises[norm] += 1
+        if (name := self.readers.name_of(_input(args, kwargs))) is not None:
             self._norms[name] = norm
 
     def found(self) -> Constants:
@@ -172,8 +174,9 @@ class _Reading:
                 result.left.append(name)
             elif first.any():
                 result.held[name] = first
-                if name in self._norms and len(calls) == self.readers.count[name] == 1:
-                    result.norms[name] = self._norms[name]
+                norm = self._norms.get(name)
+                if norm is not None and len(calls) == self.readers.count[name] == self._normalises[norm] == 1:
+                    result.norms[name] = norm
         return result
 
 
@@ -205,12 +208,24 @@ def _alone(module: _ConvNd | nn.Linear, weight: Tensor, image: Tensor) -> Tensor
     return made
 
 
-def _constant(part: Tensor, reach: Tensor, output: Tensor, channel: int) -> Tensor | None:
+def _input(args: Any, kwargs: Any) -> Tensor:
+    """What a layer is called with, by position or by name."""
+    found: Tensor = args[0] if args else kwargs["input"]
+    return found
+
+
+def _upsamples(module: nn.Module) -> bool:
+    """Whether a layer makes neighbouring positions with different weights: then it makes no constant of one."""
+    return isinstance(module, _ConvTransposeNd) and max(module.stride) > 1
+
+
+def _constant(part: Tensor, reach: Tensor, output: Tensor, module: nn.Module) -> Tensor | None:
     """The value of each channel of `part`, where it is the same in all images and at all inner positions.
 
     Args:
         reach: how many inputs every output sees: fewer at the border.
     """
+    channel = 1 if isinstance(module, _ConvNd) else -1
     inner = (reach == reach.max()).movedim(channel, 0).flatten(1)[0]
     rows = part.movedim(channel, 0).flatten(1)[:, inner]
     low, high = rows.amin(1), rows.amax(1)

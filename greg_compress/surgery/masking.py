@@ -103,7 +103,7 @@ class Unseen(TorchDispatchMode):
     """Keeps removed channels out of means and variances over channels: what is zeroed still would be in those.
 
     Args:
-        gone: for the weight (by id) of every LayerNorm and GroupNorm that loses some, which of its channels.
+        gone: for every vector (by id) that may be such a normalisation's weight and loses some, which channels.
     """
 
     def __init__(self, gone: dict[int, Tensor]) -> None:
@@ -129,14 +129,10 @@ class Unseen(TorchDispatchMode):
 
 def unseen(model: nn.Module, wiring: Wiring, removed: Tensor) -> AbstractContextManager[Any]:
     """The mode under which a masked dense network normalises over channels as the sliced one does."""
-    norms = [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.LayerNorm, nn.GroupNorm)) and isinstance(module.weight, Tensor)
-    ]
-    gone = {
-        id(module.weight): torch.isin(wiring.classes[f"{name}.weight"][0], removed).to(module.weight.device)
-        for name, module in norms
+    gone = {  # whichever of them a normalisation multiplies with, in torch's modules or in a network's own
+        id(parameter): torch.isin(wiring.classes[name][0], removed).to(parameter.device)
+        for name, parameter in model.named_parameters()
+        if parameter.dim() == 1
     }
     losing = {key: channels for key, channels in gone.items() if channels.any()}
     return Unseen(losing) if losing else nullcontext()

@@ -21,7 +21,7 @@ from greg_compress.training.batches import Batches
 from greg_compress.training.evaluation import logits, require_label
 from greg_compress.training.numerics import autocast
 from greg_compress.training.objective import Objective, cross_entropy
-from greg_compress.training.randomness import seed_of
+from greg_compress.training.randomness import seed_generators, seed_of
 from greg_compress.training.schedule import Schedule
 from greg_compress.training.tally import Tally
 from greg_compress.training.world import ALONE, World
@@ -106,6 +106,8 @@ class Loop:
             weight_decay=settings.weight_decay,
             fused=True,
         )
+        if settings.momentum:
+            self._begin_momentum()
         self._scaler = torch.amp.GradScaler(settings.device.type, enabled=settings.precision is Precision.FP16)
         self.iteration = 0
         self.log: list[dict[str, float]] = []
@@ -114,6 +116,13 @@ class Loop:
         """Since :meth:`recent` was last asked."""
         self._unchecked: list[Tensor] = []
         """Losses of the last iterations, which nobody has looked at yet."""
+
+    def _begin_momentum(self) -> None:
+        """At 0. The fused kernel begins with whatever lies in memory where a gradient scaler skips its first step, and
+        breaks where a parameter has no gradient in its first step and has one later."""
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                self.optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
     @property
     def done(self) -> bool:
@@ -140,8 +149,8 @@ class Loop:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(self.iteration)
         self.optimizer.zero_grad(set_to_none=True)
-        # Dropout draws from the global generator: like all that is drawn, it depends on the position alone.
-        torch.manual_seed(seed_of(self.settings.seed, "dropout", self.iteration, self.world.rank))
+        # Dropout and the like draw from global generators: as all that is drawn, it depends on the position alone.
+        seed_generators(seed_of(self.settings.seed, "dropout", self.iteration, self.world.rank))
         pieces = min(self.settings.accumulate, len(labels))
         losses = []
         for number in range(pieces):

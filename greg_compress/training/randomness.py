@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
 
+import numpy
 import torch
 
 
@@ -16,3 +18,10 @@ def seed_of(seed: int, purpose: str, *position: int) -> int:
 def generator(seed: int, purpose: str, *position: int) -> torch.Generator:
     """A CPU generator with the seed of :func:`seed_of`."""
     return torch.Generator().manual_seed(seed_of(seed, purpose, *position))
+
+
+def seed_generators(seed: int) -> None:
+    """Seed all global generators from which a network may draw."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)

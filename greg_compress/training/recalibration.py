@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
 
+import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 
 from greg_compress.errors import RequestError
@@ -23,9 +24,11 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], number: int) -> Non
     Raises:
         RequestError: the network has none.
     """
-    if not any(isinstance(module, _NormBase) and module.running_mean is not None for module in model.modules()):
-        raise RequestError("--recalibrate would have no effect: this network has no running statistics")
-    update_bn(islice(batches, number), model)
+    if not any(isinstance(module, _BatchNorm) and module.running_mean is not None for module in model.modules()):
+        raise RequestError("--recalibrate would have no effect: this network has no BatchNorm with running statistics")
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # dropout draws here, too
+        update_bn(islice(batches, number), model)
 
 
 def training_batches(samples: Samples, normalization: Normalization) -> Iterator[Tensor]:

@@ -10,7 +10,7 @@ from greg_compress.criteria.weights import weight_scores
 from greg_compress.options.penalty import Method
 from greg_compress.penalty.growing import GrowingPenalty
 from greg_compress.penalty.schedule import GrowthSchedule
-from greg_compress.penalty.targets import Aim
+from greg_compress.penalty.targets import Aim, require_trained
 from greg_compress.penalty.weights import all_of, picked_by
 from greg_compress.reporting import Reporter
 from greg_compress.unstructured.hold import Hold
@@ -25,6 +25,9 @@ class WeightPhase:
         gone: what went in earlier rounds; held at zero, and picked again.
         first: GReg-1's picks; empty for a run that is resumed, which knows them.
         compares: whether it makes sense to count picks that magnitude would not have made.
+
+    Raises:
+        RequestError: weights that are to shrink are frozen.
     """
 
     def __init__(
@@ -42,6 +45,8 @@ class WeightPhase:
         self._schedule, self._method, self._ui = schedule, method, ui
         self._compares = compares
         self._hold = Hold(network, gone)
+        before = counts_of(gone)
+        require_trained(network, all_of(network, [name for name in counts if counts[name] > before.get(name, 0)]))
         self.iterations = schedule.iterations
         self._begin(dict(first) or self._least())
 
