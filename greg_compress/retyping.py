@@ -18,7 +18,7 @@ from greg_compress.options.penalty import PenaltyOptions
 from greg_compress.options.selecting import Selection
 from greg_compress.options.training import TeacherOptions, TrainingOptions
 from greg_compress.recording import recorded
-from greg_compress.sources.specs import Architecture, is_architecture, parse_architecture
+from greg_compress.sources.specs import is_architecture, parse_architecture
 
 Words = tuple[str, ...]
 COMMANDS = ("train", "regularize", "prune", "finetune")
@@ -103,11 +103,6 @@ def model_words(model: ModelOptions) -> Words:
         words += [] if spec else ["--arch", model.arch.spec]
         words += _arguments(model.arch.kwargs)
     return (*words, *_shapes(model.input_shapes), *["--allow-pickle"] * model.allow_pickle)
-
-
-def architecture_words(architecture: Architecture) -> Words:
-    """`--arch` with the arguments."""
-    return ("--arch", architecture.spec, *_arguments(architecture.kwargs))
 
 
 def _positional(name: str) -> str:

@@ -327,6 +327,7 @@ def test_the_command_line_goes_on_from_what_was_saved(greg: Greg) -> None:
     again = greg_compress.Network(small.prune(small.plan({"layer3": 0.5})).model, SHAPE)
     again.save("s.pt", ARCH, ARGUMENTS)
     assert same_tensors(greg_compress.load("s.pt", arch=ARCH), again.model)
+    assert "saved from Python" in greg("show", "s.pt").out
     words = ("--arch", ARCH, "--data", "digits", "--batch-size", "64", "--iterations", "2", "-o", "f.pt")
     done = greg("finetune", "s.pt", *words)
     assert done.code == 0, done.err

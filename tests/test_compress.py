@@ -225,6 +225,7 @@ def test_gates_leave_no_file_and_may_be_changed(greg: Greg, finished: Path) -> N
         (("base.pt", "--ratios", "0.5", "--method", "greg-2", "--criterion", "max"), 2, "--criterion would have no"),
         (("base.pt", "--ratios", "0.5", "--arch-arg", "a=1"), 2, "--arch-arg would have no effect without --arch"),
         (("base.pt", "--ratios", "0.5", "-o", "base.pt"), 2, "base.pt exists"),
+        (("base.pt", "--ratios", "0.5", "-o", "m.pt2"), 2, "m.pt2 is no name for what --format onnx writes"),
         (("base.pt", "--ratios", "0.5", "-o", "taken.onnx"), 2, "taken.onnx.greg is a file"),
         (("base.pt", "--ratios", "0.5", "-o", "none/m.onnx"), 1, "cannot be written"),
         (("base.pt", "--plan", "{a}.json"), 2, "{a} has a meaning in recipes; choose a name without braces"),
@@ -254,6 +255,20 @@ def test_weights_of_a_network_elsewhere(greg: Greg, here: Path, tmp_path_factory
     assert ran.code == 0, ran.err
     assert ran.json["dense"]["params"] == sum(tensor.numel() for tensor in _parameters(here / "base.pt"))
     assert ran.json["dense"]["p50_ms"] is not None
+
+
+def test_states_of_a_network_elsewhere(greg: Greg, here: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The dense state that the exported file is compared with, or learns from, runs the named file, too."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "net.py").write_text((here / "tiny.py").read_text() + "# another file\n")
+    arch = ("--arch", f"{elsewhere}/net.py:tiny")
+    train = ("--data", "digits", "--iterations", 2)
+    assert greg("train", *arch, "--arch-arg", "in_channels=1", *train, "-o", "b.pt").code == 0
+    assert greg("prune", "b.pt", *arch, "--ratios", "0.5", "-o", "p.pt").code == 0
+    assert greg("finetune", "p.pt", *arch, *train, "--teacher", "b.pt", "-o", "f.pt").code == 0
+    ran = greg("export", "f.pt", *arch, "--baseline", "b.pt", "--runs", 1, "-o", "f.onnx", "--json")
+    assert ran.code == 0, ran.err
+    assert ran.json["macs_speedup"] > 1
 
 
 def _parameters(path: Path) -> list[Any]:

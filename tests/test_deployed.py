@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from typer.testing import CliRunner
 
+import greg_compress
 from greg_compress.cli import app
 from greg_compress.deploy import half, metadata, opening
 from greg_compress.deploy.accuracy import evaluate_file
@@ -338,7 +339,7 @@ def test_int8_of_pruned_and_dense_in_one_table(greg: Greg, tmp_path: Path, prune
     assert list(table) == [
         (network, precision) for precision in ("fp32", "int8") for network in ("baseline", "exported")
     ]
-    assert ran.json["precision"] == "int8"
+    assert (ran.json["precision"], ran.json["zeros"]) == ("int8", None)
     assert ran.json["calibration"] == {"images": 512, "method": "minmax", "per_channel": True, "weight_bits": 7}
     for network in ("baseline", "exported"):
         plain, light = table[network, "fp32"], table[network, "int8"]
@@ -355,6 +356,9 @@ def test_int8_of_pruned_and_dense_in_one_table(greg: Greg, tmp_path: Path, prune
     assert evaluated.json["top1"] == table["exported", "int8"]["top1"]
     assert "does not say how" not in evaluated.err
     assert (evaluated.json["zeros"], evaluated.json["sparsity"]) == (None, None)
+    shown = greg("show", "q.onnx", "--json").json["holds"]
+    learnt = [held for name, held in greg_compress.load(pruned).named_parameters() if "bn" not in name]
+    assert shown["weights"] == pytest.approx(sum(held.numel() for held in learnt), rel=0.01)
     assert [path.name for path in tmp_path.iterdir()] == ["q.onnx"]
 
 

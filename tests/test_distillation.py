@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -116,6 +117,21 @@ def test_a_teacher_that_does_not_fit(tmp_path: Path) -> None:
         assert (ran.code, ran.out) == (code, ""), ran.err
         assert said in ran.error()
         assert not (tmp_path / "o.pt").exists()
+
+
+def test_weights_of_the_students_own_network_may_teach_it(greg: Callable[..., Ran]) -> None:
+    """As they may be the baseline of its export: of a library's network nothing more need be said."""
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(num_classes=10).state_dict(), "w.pth")
+    Path("d.py").write_text(
+        "import torch\nfrom torch.utils.data import TensorDataset\n"
+        "def some():\n    d = TensorDataset(torch.rand(8, 3, 32, 32), torch.arange(8))\n    return d, d\n"
+    )
+    arch = ("--arch", "torchvision:squeezenet1_1", "--arch-arg", "num_classes=10", "--input-shape", "3,32,32")
+    assert greg("prune", "w.pth", *arch, "--ratios", "0.5", "-o", "p.pt").code == 0
+    few = ("--data", "d.py:some", "--iterations", 1, "--batch-size", 4, "--workers", 0)
+    ran = greg("finetune", "p.pt", *few, "--teacher", "w.pth", "-o", "f.pt")
+    assert ran.code == 0, ran.err
 
 
 def test_the_penalty_can_have_a_teacher_too(greg: Callable[..., Ran]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import re
 import shutil
@@ -32,12 +33,15 @@ from greg_compress.deploy.intervals import Interval
 from greg_compress.deploy.latency import Latency, Timing
 from greg_compress.deploy.parity import compare
 from greg_compress.errors import CheckFailed, RequestError
+from greg_compress.export.checks import kept, said
 from greg_compress.options.gates import Gates, parse_accuracy, parse_least_speedup, parse_size
 from greg_compress.selection.amounts import parse_time
 from greg_compress.sources.data import load_data
 from greg_compress.sources.samples import Part
 from greg_compress.sources.specs import DataSpec
-from tests.conftest import ROOT, Ran
+from greg_compress.state import files
+from greg_compress.state.models import Opened
+from tests.conftest import DIGITS, ROOT, Ran
 
 Greg = Callable[..., Ran]
 NETWORK = """
@@ -510,6 +514,15 @@ def test_a_file_with_preprocessing_takes_bytes_and_gives_the_same(greg: Greg, st
     assert file["top1"] == state["top1"]
 
 
+def test_what_is_still_to_be_cut_is_not_said_to_be() -> None:
+    state, digest = files.load(DIGITS)
+    state.plan, state.shapes = {"stem": {"channels": 16, "kept": 8}}, {}
+    opened = Opened(torch.nn.Identity(), state, digest)
+    assert (kept(opened), json.loads(said(opened, None)["greg.ratios"])) == ({}, {})
+    state.shapes = {"stem.weight": [8, 1, 3, 3]}
+    assert (kept(opened), json.loads(said(opened, None)["greg.ratios"])) == ({"stem": (8, 16)}, {"stem": 8})
+
+
 @pytest.mark.parametrize("precision", ["--int8", "--fp16"])
 def test_preprocessing_goes_with_other_precisions(greg: Greg, states: Path, precision: str) -> None:
     words = ("--with-preprocessing", precision, "--data", "digits", "--min-top1", "20", "--runs", 3, "--json")
@@ -560,6 +573,6 @@ def test_people_read_the_same(greg: Greg, states: Path) -> None:
     assert ran.code == 0, ran.err
     size = (states / "out/o.onnx").stat().st_size
     assert f"the file has {size:,} bytes, within --max-size 1,000,000 bytes" in ran.out
-    for said in ("p50", "p99", "takes pixels as bytes", "no multiple of 4", "samples a second", "graph optimisations"):
-        assert said in ran.out
+    for words in ("p50", "p99", "takes pixels as bytes", "no multiple of 4", "samples a second", "graph optimisations"):
+        assert words in ran.out
     assert re.search(r"measured speedup [0-9.]+x \([0-9.]+x to [0-9.]+x\); 1\.[0-9]+x fewer MACs", ran.out)

@@ -227,6 +227,8 @@ def test_a_pickle_goes_through_the_chain_with_its_file_and_its_flag(tmp_path: Pa
     refused = program.greg(tmp_path, "evaluate", "f.pt", "--data", "digits")
     assert refused.code == 4
     assert "made by unpickling net.pt, which runs code; add --allow-pickle if you trust it" in refused.error()
+    assert program.greg(tmp_path, "report", "f.pt", "-o", "page.html").code == 0
+    assert (tmp_path / "page.html").read_text().count(">--allow-pickle<") == 2
     state, _ = files.load(tmp_path / "f.pt")
     assert (state.architecture.source, state.architecture.name) == (PICKLE, "net.pt")
     pickled(tmp_path, nn.Sequential(nn.Conv2d(1, 5, 3)))

@@ -145,6 +145,8 @@ def test_a_name_says_what_a_file_is(greg: Greg) -> None:
     for words, told in (
         (("--format", "pt2", "-o", "o.onnx"), "end it in .pt2"),
         (("-o", "o.pt2"), "end it in .onnx"),
+        (("-o", "o.bin"), "end it in .onnx"),
+        (("-o", "o"), "end it in .onnx"),
         (("--format", "pt", "-o", "o.pt2"), "nearest: pt2"),
     ):
         ran = greg("export", DIGITS, *words)
@@ -180,6 +182,14 @@ def test_show_tells_what_it_is(greg: Greg, small: Path, made: Path) -> None:
     assert shown["holds"]["kept"]["layer1.0.conv1"] == 16
     assert sum(shown["holds"]["kept"].values()) < state["holds"]["plan"]["all"]
     assert "9 groups keep 336 channels" in greg("show", made).out
+
+
+def test_the_record_of_a_step_names_it(greg: Greg, tmp_path: Path, made: Path) -> None:
+    (tmp_path / "e.pt2").write_bytes(made.read_bytes())
+    (tmp_path / "e.json").write_text(
+        '{"step": "e", "cell": {}, "argv": ["export"], "reads": {}, "key": "", "result": {}}'
+    )
+    assert "greg show e.pt2" in greg("show", "e.json").out
 
 
 def test_a_report_tells_of_it(greg: Greg, tmp_path: Path, small: Path) -> None:

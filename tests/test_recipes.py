@@ -206,6 +206,14 @@ def test_the_recipe_of_the_readme_is_one(greg: Greg, tmp_path: Path) -> None:
     ]
 
 
+def test_options_of_a_step_that_selects_nothing_are_no_selection(greg: Greg, tmp_path: Path) -> None:
+    words = f'[steps.e]\ncommand = "export"\nmodel = "{DIGITS}"\nthreads = 2\nbatch = 4\n'
+    (tmp_path / "r.toml").write_text(words)
+    ran = greg("run", "r.toml", "--dry-run")
+    assert ran.code == 0, ran.err
+    assert "--threads 2" in ran.out
+
+
 def test_the_paper_has_more_than_one_speedup() -> None:
     """The check above can fail: no two cells of a table are as close as it allows."""
     rows = tomllib.loads((ROOT / "sample_models/recipes/table1_resnet56.toml").read_text())["results"]

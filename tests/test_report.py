@@ -385,6 +385,15 @@ def test_strangers_are_told_apart(chain: Path, greg: Greg, quick: None, tmp_path
     assert "several runs" not in page.text
 
 
+def test_a_step_that_has_not_finished_is_a_warning(chain: Path, greg: Greg, quick: None, tmp_path: Path) -> None:
+    record = {"step": "final", "argv": ["finetune", "p.pt"], "result": None}
+    (tmp_path / "final.json").write_text(json.dumps(record))
+    page, _ = told(greg, chain / "pruned.pt", "final.json")
+    said = section(page, "warnings").text
+    assert "greg run has not finished the step final" in said
+    assert "several runs" not in said
+
+
 def hostile(chain: Path) -> Any:
     """A state whose names are what an attacker would like them to be."""
     found = state(chain, "final.pt")

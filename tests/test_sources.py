@@ -120,6 +120,8 @@ def test_specs_as_text() -> None:
         "name": "x",
         "flag": True,
     }
+    for text, said in {"True": True, "true": True, "False": False, "false": False, "'false'": "false"}.items():
+        assert parse_architecture("torchvision:vgg16", [f"flag={text}"]).kwargs["flag"] == said
     assert parse_input_shape("3,32,32") == (3, 32, 32)
     for bad in ("3,x", "", "0,1,1", "-1", "3;4"):
         with pytest.raises(RequestError):

@@ -18,7 +18,7 @@ from greg_compress.errors import RequestError
 from greg_compress.export.to_onnx import exported
 from greg_compress.options.criterion import parse_criterion
 from greg_compress.options.gates import Gates
-from greg_compress.options.measuring import ExportOptions
+from greg_compress.options.measuring import ExportOptions, Format
 from greg_compress.options.network import ModelOptions, Output
 from greg_compress.options.selecting import Scope, Selection
 from greg_compress.reporting import Reporter
@@ -204,6 +204,7 @@ class Network:
         if baseline is not None and baseline.input_shapes != self.input_shapes:
             raise RequestError("the baseline takes another input shape than the network")
         output = Output(Path(path), force)
+        Format.ONNX.require_name(output.path)
         require_free(output, resumable=False)
         options = ExportOptions(opset=opset, threads=threads, runs=runs, tolerance=tolerance, batch=batch)
         other = None if baseline is None else baseline._opened()

@@ -13,6 +13,7 @@ from greg_compress.cli.entry import app, printed
 from greg_compress.cli.grouped import Said, Use, as_said, grouped
 from greg_compress.errors import RequestError
 from greg_compress.options.compressing import Wish
+from greg_compress.options.measuring import Format
 from greg_compress.options.network import Output
 from greg_compress.recipes.expand import Grid
 from greg_compress.recipes.records import RESULTS
@@ -71,6 +72,7 @@ def compress(
 ) -> None:
     """From a trained network to a smaller ONNX file: regularize, prune, finetune, export; the same command goes on."""
     require_apart(output.path, [model["model"]])
+    Format.ONNX.require_name(output.path)
     text = compressing.recipe(model, selected, wished, output)
     grid = running.grid_from(app, text, compressing.recipe_path(output))
     with claimed(output), printed(json, "compressed") as (print_result, ui):

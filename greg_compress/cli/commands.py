@@ -217,8 +217,8 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
-    options.format.require_name(output.path)
     require_apart(output.path, filter(None, (model.model, options.baseline)))
+    options.format.require_name(output.path)
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
 

@@ -131,7 +131,7 @@ def _record(data: Mapping[str, Any], path: Path) -> Contents:
     argv = [str(word) for word in data["argv"]]
     result = data["result"]
     figures = {key: value for key, value in (result or {}).items() if isinstance(value, (int, float, str, bool))}
-    made = next((file for end in (".pt", ".onnx") if (file := path.with_suffix(end)).is_file()), None)
+    made = next((file for end in (".pt", ".onnx", ".pt2") if (file := path.with_suffix(end)).is_file()), None)
     holds = {
         "step": str(data["step"]),
         "cell": {str(key): str(value) for key, value in data["cell"].items()},

@@ -143,7 +143,7 @@ def _entry(entry: Mapping[str, Any], out: str, allow_pickle: bool) -> Entry:
     line = None
     if command in COMMANDS:
         line = Way((*retyped(command, entry["options"], allow_pickle=allow_pickle), "-o", out), "").line
-    said = f"opened {_read(entry)}" if command == "open" else f"greg {command}"
+    said = {"open": f"opened {_read(entry)}", "save": "saved from Python"}.get(command, f"greg {command}")
     if command == "open" and (arch := entry["options"].get("arch")) not in (None, _read(entry)):
         said += f" as {arch}"
     seconds = clock["seconds"]

@@ -33,7 +33,7 @@ LEVELS = {
 
 
 def flushed(model: nn.Module) -> tuple[nn.Module, int]:
-    """A float32 copy in eval mode, on the CPU and contiguous, its denormal weights set to 0; how many."""
+    """A copy in eval mode, on the CPU and contiguous, its denormal weights set to 0; how many."""
     ready = copy.deepcopy(model).cpu().eval()
     ready.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     count = 0
@@ -91,15 +91,6 @@ def written_opset(path: Path) -> int:
     """The version of the default operator set that a file uses."""
     model = onnx.load(str(path), load_external_data=False)
     return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
-def zeros(path: Path) -> int:
-    """How many floating-point weights of a file are exactly zero."""
-    model = onnx.load(str(path))
-    weights = [
-        array for held in model.graph.initializer if (array := onnx.numpy_helper.to_array(held)).dtype.kind == "f"
-    ]
-    return sum(array.size - int(numpy.count_nonzero(array)) for array in weights)
 
 
 def compressed_size(path: Path) -> int:

@@ -154,11 +154,13 @@ def loaded(path: Path) -> onnx.ModelProto:
 
 
 def examined(path: Path, model: onnx.ModelProto) -> tuple[int, int | None, int]:
-    """Bytes of the file and of those beside it; weights that are zero (None where they are integers), and weights."""
+    """Bytes of the file and of those beside it; weights that are zero (None where some are integers), and weights."""
     with input_fault(f"{path} is damaged: it does not say where its weights are"):
         beside = {_beside(path, held) for held in tensors(model) if uses_external_data(held)}
     size = path.stat().st_size + sum(file.stat().st_size for file in beside)
     names = {held.name for held in model.graph.initializer}
+    scaled = [node.input for node in model.graph.node if node.op_type == "DequantizeLinear"]
+    integers, scales = ({inputs[place] for inputs in scaled} & names for place in (0, 1))
     zeros = weights = 0
     for held in model.graph.initializer:
         try:
@@ -168,10 +170,9 @@ def examined(path: Path, model: onnx.ModelProto) -> tuple[int, int | None, int]:
             if is_out_of_memory(error):
                 raise
             raise InputError(f"{path} is damaged: its tensor {held.name[:80]!r} cannot be read") from error
-        if array.dtype.kind == "f":
+        if held.name in integers or (array.dtype.kind == "f" and held.name not in scales):
             zeros += array.size - int(numpy.count_nonzero(array))
             weights += array.size
-    integers = any(node.op_type == "DequantizeLinear" and node.input[0] in names for node in model.graph.node)
     return size, None if integers else zeros, weights
 
 

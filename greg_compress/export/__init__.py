@@ -22,7 +22,7 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
 
     Returns:
         `onnx`, `made_by` (this command as an entry of history), `size`, `opset`, `compressed_size` (by zlib), `zeros`
-        (weights of the file that are exactly zero), `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always
+        (weights of the file that are exactly zero; None with int8), `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always
         that of the file in float32), `latency`, `baseline`, `baseline_size`, `speedup` (measured time),
         `speedup_interval` and `macs_speedup`; the last five are
         None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and

@@ -38,7 +38,9 @@ def said(opened: Opened, pixels: Normalization | None) -> dict[str, str]:
 
 
 def kept(opened: Opened) -> dict[str, tuple[int, int]]:
-    """Of each group in the state's plan, the units that it keeps, and that it had."""
+    """Of each group that was cut, by the state's plan, the units that it keeps, and that it had."""
+    if not opened.state.shapes:
+        return {}  # what a plan keeps is still to come
     shares = {name: share for name, share in (opened.state.plan or {}).items() if isinstance(share, dict)}
     counts = {name: (share.get("kept"), share.get("channels")) for name, share in shares.items()}
     return {name: (kept, had) for name, (kept, had) in counts.items() if type(kept) is int and type(had) is int}

@@ -14,6 +14,7 @@ from greg_compress.deploy.accuracy import evaluate_file
 from greg_compress.deploy.alignment import alignment
 from greg_compress.deploy.gates import verdicts
 from greg_compress.deploy.lighter import FP32, Exported, Lighter, lighten
+from greg_compress.deploy.opening import examined, loaded
 from greg_compress.deploy.parity import compare
 from greg_compress.export.checks import Report, failed, kept, prepares, ready, require_parity, require_passed, said
 from greg_compress.fit import normalization_of, own_normalization
@@ -100,7 +101,7 @@ def _written(
         "precision": FP32,
         "preprocessing": prepares(pixels),
         "denormals_flushed": flushed,
-        "alignment": alignment(path, kept(opened) if opened.state.shapes else {}),
+        "alignment": alignment(path, kept(opened)),
         "parity": parity.to_json(),
         **dict.fromkeys(LATER),
     }
@@ -146,11 +147,12 @@ def _top1(report: Report, path: Path, data: Dataset, normalization: Normalizatio
 
 
 def _facts(path: Path) -> Report:
+    size, zeros, _ = examined(path, loaded(path))
     return {
-        "size": path.stat().st_size,
+        "size": size,
         "opset": onnx_file.written_opset(path),
         "compressed_size": onnx_file.compressed_size(path),
-        "zeros": onnx_file.zeros(path),
+        "zeros": zeros,
     }
 
 

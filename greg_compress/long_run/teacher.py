@@ -59,7 +59,7 @@ def _distillation(
     """
     assert options.teacher is not None
     try:
-        found = open_beside(options.teacher, model)
+        found = open_beside(options.teacher, model, None if is_architecture(options.teacher) else student)
         fitting(found, data)
     except (InputError, RequestError) as error:
         raise type(error)(f"--teacher: {error}") from error

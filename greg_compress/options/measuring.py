@@ -32,19 +32,18 @@ class ImageOptions:
 
 
 class Format(StrEnum):
-    """What kind of file is exported; the names that such files end in."""
+    """What kind of file is exported; the names that such files end in, by which all commands know them."""
 
     ONNX = "onnx"
     PT2 = "pt2"
 
     def require_name(self, path: Path) -> None:
-        """Refuse to give one kind of file the other's name.
+        """Refuse a name that no command would know such a file by.
 
         Raises:
-            RequestError: that is what OUT does.
+            RequestError: `path` is one.
         """
-        others = {f".{each}" for each in Format if each is not self}
-        if path.suffix.lower() in others:
+        if path.suffix.lower() != f".{self}":
             raise RequestError(f"{path} is no name for what --format {self} writes; end it in .{self}")
 
 

@@ -150,12 +150,16 @@ def _require_plain(architecture: Architecture) -> None:
         )
 
 
+TRUTH = {"true": True, "false": False}
+"""As JSON and TOML write them; Python's own spelling is read, too."""
+
+
 def _argument(text: str) -> tuple[str, ArchArg]:
     key, equals, value = text.partition("=")
     if not equals or not key.isidentifier():
         raise RequestError(f"--arch-arg {text}: write key=value, like num_classes=100")
     try:
-        parsed = ast.literal_eval(value)
+        parsed = TRUTH[value] if value in TRUTH else ast.literal_eval(value)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         parsed = value
     if not isinstance(parsed, (bool, int, float, str)):

@@ -77,6 +77,8 @@ def open_beside(text: str, model: ModelOptions, first: State | None = None) -> O
         arch = model.arch if first is None else _without_weights(first.architecture, model.arch)
         if is_architecture(model.model) or not (arch or model.allow_pickle):
             raise
+        if files.is_state(read(Path(text))[0]):  # which records all but where its FILE.py is
+            arch, shapes = model.arch and replace(model.arch, kwargs={}), None
         return open_model(replace(model, model=text, arch=arch, input_shapes=shapes))
 
 

@@ -71,6 +71,8 @@ def _unfinished(chain: Chain) -> Iterator[Caution]:
             done = number(file.state.run, "loop", "iteration")
             after = "" if done is None else f", after {done:,} iterations"
             yield Caution("Unfinished", f"{file.name} holds unfinished work{after}.")
+    for file in chain.of(Kind.UNFINISHED):
+        yield Caution("Unfinished", f"greg run has not finished the step {text(file.said, 'step')} ({file.name}).")
 
 
 def _timing(chain: Chain) -> Iterator[Caution]:

@@ -36,6 +36,7 @@ class Kind(StrEnum):
     TRAINED = "a training's --json"
     RESULTS = "results.json of greg run"
     FAILED = "a failed check's --json"
+    UNFINISHED = "record of a step of greg run, unfinished"
 
 
 KEYS = {
@@ -94,13 +95,16 @@ def _document(path: Path) -> File:
         said = parsed(content)
     except ValueError as error:
         raise InputError(f"{path} is no JSON document, or a truncated one") from error
+    digest = hashlib.sha256(content).hexdigest()
     if {"step", "argv", "result"} <= said.keys():  # a record of greg run, around what the command returned
+        if said["result"] is None and isinstance(said["step"], str):
+            return File(str(path), Kind.UNFINISHED, len(content), digest, said)
         said = said["result"]
     known = said.keys() if isinstance(said, dict) else set()
     kind = next((kind for kind, keys in KEYS.items() if keys <= known), None)
     if kind is None:
         raise InputError(f"{path} is JSON, but nothing that greg prints with --json or writes as results.json")
-    return File(str(path), kind, len(content), hashlib.sha256(content).hexdigest(), said)
+    return File(str(path), kind, len(content), digest, said)
 
 
 def _onnx(path: Path, size: int) -> File:

@@ -9,6 +9,8 @@ from typing import Any
 
 from greg_compress import retyping
 from greg_compress.errors import GregError
+from greg_compress.sources.specs import PICKLE
+from greg_compress.state.format import State
 from greg_compress.story.chains import Chain, Entry, told_by
 from greg_compress.story.documents import File, Kind
 from greg_compress.story.values import Told, at, number, text
@@ -77,7 +79,8 @@ def histories(chain: Chain) -> list[History]:
     for file in printed:
         exports = {Kind.EXPORTED: "onnx", Kind.PROGRAM: "program"}
         out = text(file.said, exports[file.kind]) or OUT if file.kind in exports else None
-        found.append(History(file.name, [_step(file.said["made_by"], file.name, out, file.said)], 0))
+        step = _step(file.said["made_by"], file.name, out, file.said, chain.state)
+        found.append(History(file.name, [step], 0))
     return found
 
 
@@ -89,15 +92,15 @@ def _history(file: File) -> History:
     for entry, out in zip(shown, following, strict=True):
         unfinished = "loop" in entry
         name = (out or OUT).removesuffix(".partial") if unfinished else out or OUT
-        steps.append(_step(entry, file.name, name, at(entry, "metrics"), unfinished))
+        steps.append(_step(entry, file.name, name, at(entry, "metrics"), file.state, unfinished))
     return History(file.name, steps, len(told) - len(shown))
 
 
-def _step(entry: Entry, by: str, out: str | None, said: Any, unfinished: bool = False) -> Step:
+def _step(entry: Entry, by: str, out: str | None, said: Any, state: State | None, unfinished: bool = False) -> Step:
     command = text(entry, "command") or "unknown"
     return Step(
         command,
-        _line(entry, command, out),
+        _line(entry, command, out, state is not None and state.architecture.source == PICKLE),
         list(_reads(entry)),
         text(entry, "clock", "finished"),
         number(entry, "clock", "seconds"),
@@ -111,12 +114,12 @@ def _step(entry: Entry, by: str, out: str | None, said: Any, unfinished: bool = 
     )
 
 
-def _line(entry: Entry, command: str, out: str | None) -> str | None:
+def _line(entry: Entry, command: str, out: str | None, allow_pickle: bool) -> str | None:
     options = at(entry, "options")
     if command == "open" or not isinstance(options, Mapping):
         return None
     try:
-        words = retyping.retyped(command, options)
+        words = retyping.retyped(command, options, allow_pickle=allow_pickle)
     except (GregError, ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
         return None  # of an older greg, or of none
     return "greg " + shlex.join([*words, *(() if out is None else ("-o", out))])
