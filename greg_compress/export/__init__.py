@@ -22,14 +22,13 @@ def run(model: ModelOptions, options: ExportOptions, gates: Gates, output: Outpu
 
     Returns:
         `onnx`, `made_by` (this command as an entry of history), `size`, `opset`, `compressed_size` (by zlib), `zeros`
-        (weights of the file that are exactly zero; None with int8), `denormals_flushed`, `alignment`, `preprocessing`, `parity` (always
-        that of the file in float32), `latency`, `baseline`, `baseline_size`, `speedup` (measured time),
-        `speedup_interval` and `macs_speedup`; the last five are
-        None without a baseline. `identity` and `protocol` say what was timed, and how. `precision`: of the file, and
-        with another one than fp32 `variants` (see :meth:`.lighter.Lighter.table`), `calibration` (int8) and
-        `light_parity` (fp16). `top1` of the file, None where nothing asks for it; `gates`: a verdict on each that was
-        set. Of a program of PyTorch's only `program`, `made_by`, `size`, `preprocessing`, `denormals_flushed`, `parity`
-        and `gates` are known.
+        (weights of the file that are exactly zero; None with int8), `denormals_flushed`, `alignment`, `preprocessing`,
+        `parity` (always that of the file in float32), `latency`, `baseline`, `baseline_size`, `speedup` (measured
+        time), `speedup_interval` and `macs_speedup`; the last five are None without a baseline. `identity` and
+        `protocol` say what was timed, and how. `precision`: of the file, and with another one than fp32 `variants` (see
+        :meth:`.lighter.Lighter.table`), `calibration` (int8) and `light_parity` (fp16). `top1` of the file, None where
+        nothing asks for it; `gates`: a verdict on each that was set. Of a program of PyTorch's only `program`,
+        `made_by`, `size`, `preprocessing`, `denormals_flushed`, `parity` and `gates` are known.
 
     Raises:
         CheckFailed: the file and PyTorch differ by more than the tolerance, or a gate is not met; no file is left.
