@@ -145,7 +145,7 @@ RANDOM = given(BLOCKS, st.sampled_from(["0.3", "0.5", "0.9"]), st.booleans(), st
 TOO_SLOW = [HealthCheck.too_slow]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=TOO_SLOW)
+@settings(max_examples=120, deadline=None, suppress_health_check=TOO_SLOW)
 @RANDOM
 def test_random_networks_are_cut_right(blocks: list[Block], ratio: str, coupled: bool, seed: int) -> None:
     torch.manual_seed(0)
