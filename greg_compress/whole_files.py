@@ -205,14 +205,15 @@ def require_file(path: Path) -> None:
         raise InputError(f"{path} is no ordinary file")
 
 
-def require_apart(out: Path, inputs: Iterable[str | Path], option: str = "-o") -> None:
-    """Refuse an output that is one of the inputs and of another kind, also with --force: nobody wants to lose those.
+def require_apart(out: Path, inputs: Iterable[str], option: str = "-o") -> None:
+    """Refuse an output that is one of the inputs, also with --force.
 
     Raises:
         RequestError: it is.
     """
+    where = os.path.realpath(out)
     for name in inputs:
-        if out.resolve() == Path(name).resolve():
+        if where == os.path.realpath(name):
             raise RequestError(f"{option} {out} is an input of this command, {name}; choose another name")
 
 

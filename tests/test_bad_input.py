@@ -89,6 +89,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         sizes = (("a", width, width), ("b", 6, 3), ("c", 6, 6), ("fc", 10, outputs))
         groups = [{"name": layer, "channels": channels, "kept": kept} for layer, channels, kept in sizes]
         (folder / f"{name}.json").write_text(json.dumps({"format": "greg-plan", "version": 1, "groups": groups}))
+    (folder / "ratios.json").write_text("0.5")
     (folder / "folder.pt").mkdir()
     (folder / "empty.pt").touch()
     before = _contents(folder)
@@ -335,6 +336,35 @@ def test_an_output_of_another_kind_takes_no_inputs_place(corpus: Path, tmp_path:
         assert "is an input of this command" in ran.error()
     assert (corpus / mine).read_bytes() == (corpus / "dense.pt").read_bytes()
     (corpus / mine).unlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "lost"),
+    [
+        ("prune net.py:Net --ratios 0.5 -o net.py", "net.py"),
+        ("prune net.py:Net --ratios 0.5 -o link.pt", "net.py"),
+        ("train --arch net.py:Net --data digits -o net.py", "net.py"),
+        ("train --arch net.py:Net --data data.py:some -o data.py", "data.py"),
+        ("prune dense.pt --plan plan.json -o plan.json", "plan.json"),
+        ("regularize dense.pt --data data.py:some --ratios @ratios.json -o ratios.json", "ratios.json"),
+        ("analyze dense.pt --ratios @ratios.json --plan-out ratios.json", "ratios.json"),
+        ("finetune pruned.pt --data data.py:some --teacher dense.pt -o dense.pt", "dense.pt"),
+    ],
+)
+def test_force_spares_what_a_command_reads(corpus: Path, words: str, lost: str) -> None:
+    link = corpus / "link.pt"
+    link.symlink_to("net.py")
+    ran = program.greg(corpus, *words.split(), "--force")
+    link.unlink()
+    assert (ran.code, ran.out) == (2, ""), ran.err
+    assert "is an input of this command" in ran.error()
+    assert lost in ran.error()
+
+
+def test_an_output_of_an_inputs_name_elsewhere_is_none(corpus: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        done = program.greg(corpus, "prune", "net.py:Net", "--ratios", "0.5", "-o", str(tmp_path / "net.py"), "--force")
+        assert done.code == 0, done.err
 
 
 def test_a_baseline_of_another_input(corpus: Path, out: Path) -> None:

@@ -217,7 +217,7 @@ def export(
     json: Json = False,
 ) -> None:
     """Write ONNX, prove it against PyTorch, and measure its latency in onnxruntime."""
-    require_apart(output.path, filter(None, (model.model, options.baseline)))
+    require_apart(output.path, [model.model])
     options.format.require_name(output.path)
     with claimed(output), printed(json, "exported") as (print_result, ui):
         from greg_compress import export as stage
@@ -237,7 +237,6 @@ def plot(
 ) -> None:
     """Draw what a state's own log tells: accuracy, lambda, how filters separate, and what is kept."""
     require_file(state)
-    require_apart(output.path, [state])
     with claimed(output), printed(json, "drawn") as (print_result, ui):
         from greg_compress import plot as stage
 
@@ -252,7 +251,6 @@ def report(
     json: Json = False,
 ) -> None:
     """Tell the story of a run on one HTML page, from its files."""
-    require_apart(output.path, files)
     with claimed(output), printed(json, "reported") as (print_result, ui):
         from greg_compress import report as stage
 

@@ -14,6 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, get_args, get_origin
 
+from greg_compress.cli.apart import require_inputs_stay
+
 
 @dataclass(frozen=True)
 class Use:
@@ -47,6 +49,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
             name: use.builder(**use.fixed, **{part.name: given[part.name] for part in use.parameters()})
             for name, use in uses.items()
         }
+        require_inputs_stay(given)
         command(**built, **{name: given[name] for name in signature.parameters if name not in uses})
 
     run.__signature__ = signature.replace(parameters=list(spread.values()))  # type: ignore[attr-defined]
