@@ -59,26 +59,27 @@ def test_the_page_says_what_the_files_say() -> None:
 
 
 def theirs(folder: Path) -> list[str]:
-    """The rows of the table of Torch-Pruning's pruners, from one file for each seed."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("torch_pruning_s*.json")):
-        for row in json.loads(path.read_text())["rows"]:
-            found.setdefault(row["method"], []).append(row)
+    """The rows of the table of Torch-Pruning's pruners, from one file for each ratio and seed."""
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("torch_pruning_*.json"), reverse=True):
+        document = json.loads(path.read_text())
+        for row in document["rows"]:
+            found.setdefault((document["ratio"], row["method"]), []).append(row)
     return [
         "| "
         + " | ".join(
-            [method]
+            [*which]
             + [f"{mean(values):.2f} ± {stdev(values):.2f}" for key in PARTS if (values := [row[key] for row in rows])]
             + [f"{mean([row['macs'] for row in rows]) / 1e6:.2f} M"]
         )
         + " |"
-        for method, rows in found.items()
+        for which, rows in found.items()
     ]
 
 
 def test_the_page_says_what_torch_pruning_came_to() -> None:
     rows = theirs(FOLDER)
-    assert len(rows) == 2
+    assert len(rows) == 4
     assert [row for row in rows if row not in PAGE.read_text()] == []
 
 
