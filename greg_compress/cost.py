@@ -61,7 +61,8 @@ def _count_modules(model: nn.Module, input_shapes: Shapes) -> dict[str, int]:
     """thop's MACs of every module, for one sample."""
     if len(list(model.modules())) < len(list(model.named_modules(remove_duplicate=False))):
         return {}  # thop counts a module of two names twice; the run on labels does not
-    bones = skeleton(model).eval()  # thop leaves buffers behind in the modules
+    bones = skeleton(model)  # thop leaves buffers behind in the modules
+    bones.eval()
     examples = example_inputs(bones, input_shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # thop's own, about its own

@@ -40,7 +40,8 @@ def run(
     opened = open_model(model, ui, data.input_shape)
     data = fitting(opened, data)
     place = resolve_device(device)
-    accuracy = evaluate(opened.model.to(place), data.test, normalization_of(opened.state), place)
+    opened.model.to(place)
+    accuracy = evaluate(opened.model, data.test, normalization_of(opened.state), place)
     said = _made_by(model, spec, device, opened.digest, opened.untrained)
     return {**asdict(accuracy), **zeros_and_share(opened.model), "made_by": said}
 

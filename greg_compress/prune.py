@@ -41,6 +41,9 @@ from greg_compress.unstructured.layers import require_kind, show_counts, to_json
 from greg_compress.unstructured.masks import counts_of, differing, least, zero
 from greg_compress.wiring.groups import Group, Wiring, find_groups
 
+MUCH = 0.5
+"""Of the output's norm: what a cut that the penalty has prepared should not change."""
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -85,6 +88,8 @@ def run(
     require_kind(opened.state.masks, opened.state.stage, selection, model.model)
     picked = opened.state.stage == "regularized" and bool(opened.state.masks)
     asked = Asked(model, selection, images, data)
+    if images and images.recalibrate:
+        ui.note(f"BatchNorm's statistics are measured anew after the cut, on {images.recalibrate} batches")
     remove = _weights if (picked if selection is None else selection.unstructured) else _channels
     report = remove(opened, asked, ui)
     opened.state.history = [*opened.state.history, _entry(asked, opened, report)]
@@ -208,9 +213,16 @@ def _require_no_criterion(selection: Selection | None, path: str) -> None:
 def _tell(folding: Folding, ui: Reporter) -> None:
     if folding.left:
         names = ", ".join(folding.left)
-        ui.note(f"could not fold what picked filters still make into {names}: it is not constant there")
-    if folding.in_vain:
-        ui.note("the picked filters are too far from zero to fold what they make; see --recalibrate")
+        ui.note(
+            f"what picked filters still make stays out of {names}: it varies there from place to place, and no bias"
+            " holds that"
+        )
+    if folding.in_vain or folding.change[1] > MUCH:
+        ui.warn(
+            f"the picked filters are far from zero: on a random batch the cut changes the output by"
+            f" {folding.change[1]:.0%} of its norm; a longer phase (--scale) leaves less of them, --recalibrate and"
+            " finetune mend some of it"
+        )
 
 
 def _counts(plan: Plan, groups: Sequence[Group]) -> str:

@@ -255,6 +255,8 @@ class RealOnly(Net):
         return super().forward(x)
 class Double(Net):
     def __init__(self): super().__init__(); self.double()
+class Stops(Net):
+    def __init__(self): raise KeyboardInterrupt
 class Lock(Net):
     def __init__(self):
         super().__init__()
@@ -275,6 +277,7 @@ class Shape(Net):
         (("analyze", "n.py:Net", "--input-shape", "3,8,8"), 4, "aten.convolution.default in a (RuntimeError"),
         (("analyze", "n.py:Quits"), 4, "SystemExit"),
         (("analyze", "n.py:Raises"), 4, "cannot be built (ValueError: no luck)"),
+        (("analyze", "n.py:Stops"), 1, "stopped early by KeyboardInterrupt, which a file of yours raised"),
         (("analyze", "n.py:Lock"), 4, "cannot be copied"),
         (("analyze", "n.py:Shape"), 4, "input_shape that is no shape"),
         (("train", "--arch", "n.py:Pair", "--data", "digits", "-o", "o.pt"), 2, "returns tuple"),

@@ -238,6 +238,7 @@ def make():
     data = own(tmp_path, body, workers=2)
     assert (data.classes, data.input_shape, len(data.train), len(data.test)) == (3, (2, 4, 5), 9, 3)
     assert data.normalization.scale == 1.0
+    assert own(tmp_path, body.replace('"abc"', "7"), workers=0).classes == 7
     same, again = (all_of(Batches(data.train, data.normalization, 3, seed=1), 0)[0] for _ in range(2))
     alone = own(tmp_path, body, workers=0)
     assert torch.equal(same, again)
@@ -264,7 +265,7 @@ def make():
         ("def make(): return [(torch.zeros(1, 4, 4), 1.5)] * 2, [1]", "1.5 is no label"),
         ("def make(): return [(torch.zeros(1, 4, 4), 2**70)] * 2, [1]", "is no label"),
         (
-            "class D(list):\n    classes = 7\ndef make(): return D([(torch.zeros(1, 4, 4), 1)]), [1]",
+            "class D(list):\n    classes = 7.5\ndef make(): return D([(torch.zeros(1, 4, 4), 1)]), [1]",
             "cannot be built .TypeError",
         ),
         (

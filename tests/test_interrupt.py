@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from greg_compress.processes.stops import stops
 from tests import program
 from tests.conftest import DIGITS, ROOT
 from tests.test_training import assert_same
@@ -75,7 +76,7 @@ def tensors_and_figures(path: Path) -> Any:
         (SCALED, signal.SIGINT, "pushing 1/"),
         (GREG_2, signal.SIGINT, "growing 1/"),
         (GREG_2, signal.SIGTERM, "picked 42 units"),
-        (TAUGHT, signal.SIGINT, "training 1/"),
+        (TAUGHT, signal.SIGHUP, "training 1/"),
     ],
     ids=["train", "terminated", "regularize", "scaled", "growing", "picked", "taught"],
 )
@@ -94,6 +95,15 @@ def test_a_run_goes_on_as_if_never_stopped(tmp_path: Path, words: tuple[object, 
     before = (tmp_path / "stopped.pt").stat().st_mtime_ns
     finish(tmp_path, *words, "-o", "stopped.pt", "--resume")  # finished already
     assert (tmp_path / "stopped.pt").stat().st_mtime_ns == before
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    assert stops() == [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        assert stops() == [signal.SIGINT, signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.usefixtures("states")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import ceil, prod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy
@@ -25,9 +26,11 @@ from greg_compress.latency_target import reach, timetable
 from greg_compress.latency_target.layers import Call, Channels, Form, calls_of
 from greg_compress.latency_target.predict import Prediction
 from greg_compress.latency_target.probes import time_forms
+from greg_compress.latency_target.reach import Goal
 from greg_compress.latency_target.search import Search
 from greg_compress.latency_target.surface import BLOCK, Surface, points, widths
 from greg_compress.latency_target.timetable import Timetable
+from greg_compress.reporting import Reporter
 from greg_compress.surgery.cut import cut
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.wiring.groups import find_groups
@@ -280,6 +283,23 @@ def test_a_model_that_is_wrong_is_corrected(
     target = done.json["plan"]["target"]
     assert 1.6 * 0.95 <= target["speedup"] <= 1.6 * 1.06
     assert target["measurements"] > 1
+
+
+def test_a_width_that_is_fast_enough_goes_before_a_nearer_one() -> None:
+    """Three percent too slow, then four percent too fast."""
+
+    def took(milliseconds: float) -> Latency:
+        return Latency(milliseconds, milliseconds, milliseconds, 0.0, 9, 1, noisy=False)
+
+    prediction, times = chain([256, 256], [8, 8, 8]), iter([1.03, 0.96])
+    dense = took(float(prediction.at(prediction.channels)))
+    goal = Goal("--target-speedup", "1.2x", None, 1.2)
+    timed: Any = SimpleNamespace(
+        dense=dense, prediction=prediction, measure=lambda _: (dense, took(next(times) * goal.time(dense)))
+    )
+    counts = [numpy.arange(1, channels + 1) for channels in prediction.channels]
+    _, found = reach.reach(goal, timed, counts, lambda _: [each.astype(float) for each in counts], Reporter())
+    assert (found.measurements, found.off) == (2, pytest.approx(0.96))
 
 
 def test_align_auto_finds_the_block(machine: Path, greg: Callable[..., Ran], small: str) -> None:

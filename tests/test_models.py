@@ -235,6 +235,34 @@ def test_a_pickle_goes_through_the_chain_with_its_file_and_its_flag(tmp_path: Pa
     assert "with the recorded digest lies" in program.greg(tmp_path, "analyze", "f.pt", allowed).error()
 
 
+def test_methods_that_return_nothing(tmp_path: Path) -> None:
+    """The usual way to keep BatchNorm as it is forgets `return self`."""
+    (tmp_path / "net.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Sequential):\n"
+        "    input_shape = (1, 8, 8)\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), nn.Flatten(),"
+        " nn.Linear(64, 10))\n"
+        "    def train(self, mode=True):\n"
+        "        super().train(mode)\n"
+        "        self[1].eval()\n"
+        "    def to(self, *where, **how):\n"
+        "        super().to(*where, **how)\n"
+    )
+    data = ("--data", "digits", "--iterations", "2")
+    for words in (
+        ("train", "--arch", "net.py:Net", *data, "-o", "a.pt"),
+        ("regularize", "a.pt", *data[:2], "--ratios", "0.5", "--delta", "1", "--stabilize", "0", "-o", "r.pt"),
+        ("prune", "r.pt", "-o", "p.pt"),
+        ("finetune", "p.pt", *data, "-o", "f.pt"),
+        ("evaluate", "f.pt", *data[:2]),
+        ("export", "f.pt", "--runs", "1", "-o", "f.onnx"),
+    ):
+        ran = program.greg(tmp_path, *words)
+        assert ran.code == 0, ran.err
+
+
 def test_a_pickle_in_the_users_own_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     pickled(tmp_path, nn.DataParallel(nn.Sequential(nn.Flatten(), nn.Linear(64, 3))))

@@ -54,6 +54,39 @@ def test_versions_are_those_of_what_is_installed() -> None:
     assert (done.returncode, done.stderr.split()[-1]) == (0, "False")
 
 
+class Broken(StringIO):
+    """A stream that nobody reads any more, or whose disk is full."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), OSError(28, "full"), ValueError("closed")])
+def test_work_goes_on_where_nobody_listens(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", Broken(error))
+    spoken = terminal.Terminal()
+    spoken.note("a")
+    spoken.warn("b")
+    spoken.table("c", ("d",), [("e",)])
+    spoken.progress(lambda: Progress("training", 1, 2, 0, 0.1, 50.0, 0.01, {}))
+    spoken.finish()
+    with results.printed(True, results.accuracy):
+        print("what a user's network prints")
+
+
+def test_a_result_that_nobody_reads_is_an_error_and_stderr_stays() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as stream:
+        with contextlib.redirect_stdout(sys.stderr), pytest.raises(BrokenPipeError):
+            terminal.console(stream).print("the result")
+        assert os.path.samestat(os.fstat(stream.fileno()), Path(os.devnull).stat())
+
+
 def test_a_package_that_is_missing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "PACKAGES", ("no-such-package-here",))
     assert list(versions.versions())[-1] == ("no-such-package-here", "is not installed")

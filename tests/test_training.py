@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from greg_compress.errors import GregError, RequestError
+from greg_compress.errors import GregError, InputError, RequestError
 from greg_compress.options.penalty import Penalize
 from greg_compress.options.training import Decay, Precision
 from greg_compress.penalty.growing import GrowingPenalty
@@ -192,6 +192,18 @@ def test_steps_that_are_skipped_whole_or_in_part(kind: type[Small], precision: P
     for (name, got), wanted in zip(ours.named_parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-6)
         assert not torch.equal(got, before[name])
+
+
+@pytest.mark.parametrize("kind", ["frozen", "empty", "constant"])
+def test_what_cannot_learn_is_said(kind: str) -> None:
+    class Constant(Small):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 3)
+
+    model: nn.Module = nn.Flatten() if kind == "empty" else Constant() if kind == "constant" else Small()
+    model.requires_grad_(kind != "frozen")
+    with pytest.raises(InputError, match=r"nothing of the network can be|not depend on anything that is trained"):
+        list(make_loop(model, penalised=False))
 
 
 class Drawing(Small):

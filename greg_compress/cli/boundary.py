@@ -1,6 +1,6 @@
 """The one place where errors become text and exit codes.
 
-0 done; 1 run time; 2 the request is wrong; 3 a check failed; 4 an input cannot be used; 130 and 143
+0 done; 1 run time; 2 the request is wrong; 3 a check failed; 4 an input cannot be used; 129, 130 and 143
 interrupted. Errors are one line on stderr. A bug of ours leaves its traceback in a file, which the line names.
 """
 
@@ -25,6 +25,7 @@ from greg_compress.cli import crash, usage
 from greg_compress.cli.words import printable
 from greg_compress.errors import GregError, Interrupted, Lost, first_line, is_out_of_memory
 from greg_compress.processes.place import Place, place
+from greg_compress.processes.stops import stops
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 LONGEST_LINE = 2000
@@ -43,6 +44,7 @@ class Boundary(TyperGroup):
             return super().main(*args, **kwargs)  # a shell asks what could stand here; it ends by itself
         kwargs["standalone_mode"] = False  # typer would print errors its own way
         _open_streams()
+        _require_folder()
         if "WORLD_SIZE" in os.environ:
             # torch warns from C++ about what is meant so (DistributedDataParallel looks for unused parameters)
             os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -131,6 +133,15 @@ def _open_streams() -> None:
             setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 (open for as long as we run)
 
 
+def _require_folder() -> None:
+    """Where the current folder is gone, libraries end the process in ways of their own."""
+    try:
+        Path.cwd()
+    except OSError as error:
+        _say(f"the current folder cannot be used ({error.strerror}); go to another one")
+        sys.exit(1)
+
+
 class Signalled(BaseException):
     """Unwinds the stack; no `except Exception` on the way takes it for an ordinary error."""
 
@@ -146,18 +157,18 @@ class Heard:
 
     def listen(self) -> None:
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stops():
                 signal.signal(number, self._hear)
 
     def no_more(self) -> None:
         """What comes while Python shuts down ends it; nobody is there to catch what a handler raises."""
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
+            for number in stops():
                 signal.signal(number, signal.SIG_DFL)
 
     def nothing(self) -> None:
         """Signals change nothing any more: how it ends is said already."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in stops():
             signal.signal(number, signal.SIG_IGN)
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:
@@ -192,6 +203,8 @@ def _outcome(run: Callable[[], Any], heard: Heard, commands: Mapping[str, Any]) 
         if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
             return Outcome(2, f"{str(error.filename)[:80]}... is longer than the name of any file can be", error)
         return Outcome(1, _unexpected(error), error)
+    if code == 128 + signal.SIGINT and heard.number is None:
+        return Outcome(1, "stopped early by KeyboardInterrupt, which a file of yours raised")
     return Outcome(code if isinstance(code, int) else 0)
 
 

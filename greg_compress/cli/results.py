@@ -8,7 +8,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 
@@ -16,7 +16,7 @@ from greg_compress.cli.afterwards import Next, nothing
 from greg_compress.cli.analysis import analysis
 from greg_compress.cli.grid import grid, planned_grid
 from greg_compress.cli.showing import shown
-from greg_compress.cli.terminal import console, make_table
+from greg_compress.cli.terminal import Unheard, console, make_table
 from greg_compress.cli.words import clock, percent, size
 from greg_compress.errors import CheckFailed, GregError
 
@@ -65,7 +65,7 @@ def printed(as_json: bool, show: Callable[[Console, Result], None]) -> Iterator[
         stdout.flush()
 
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # a user's own network may print
+        with contextlib.redirect_stdout(cast(IO[str], Unheard(sys.stderr))):  # a user's own network may print
             yield print_result
     except CheckFailed as failure:
         if as_json:
@@ -135,12 +135,16 @@ def pruning(out: Console, result: Result) -> None:
     if (fold := result["fold"]) is not None and fold["folded"]:
         change = fold["rel_change"]
         out.print(
-            f"folded into {fold['folded']} layers what picked filters still made: on a random batch the output is now"
-            f" {change['after']:.1e} from the uncut network's, without it {change['before']:.1e}"
+            f"what picked filters still made was folded into {_layers(fold['folded'])}: on a random batch the output"
+            f" changes by {change['after']:.1e} of its norm, without it by {change['before']:.1e}"
         )
     if result["l1_differs"]:
         what = "units" if result["layers"] is None else "weights"
         out.print(f"a final L1 sort would have picked {result['l1_differs']:,} {what} otherwise")
+
+
+def _layers(count: int) -> str:
+    return f"{count} layer{'s' * (count != 1)}"
 
 
 def exported(out: Console, result: Result) -> None:
@@ -181,9 +185,10 @@ def _onnx(out: Console, result: Result) -> None:
         f"batch {timed['batch']}, threads {timed['threads']}, {timed['runs']} runs in turn; {timed['throughput']:,.0f}"
         f" samples a second; onnxruntime {at['versions']['onnxruntime']}, {at['processor']}",
     )
-    parity = result["parity"]
+    parity, light = result["parity"], result["precision"] != "fp32"
+    compared = "parity in fp32, before it, passed" if light else "parity passed"
     out.print(
-        f"{result['onnx']}: {result['precision']}, {size(result['size'])}, opset {result['opset']}; parity passed:"
+        f"{result['onnx']}: {result['precision']}, {size(result['size'])}, opset {result['opset']}; {compared}:"
         f" largest error {parity['max_rel_error']:.1e} of the largest output, top-1 agrees on"
         f" {parity['top1_agreement']:.0%}, with basic and all graph optimisations",
     )
@@ -194,7 +199,8 @@ def _onnx(out: Console, result: Result) -> None:
         )
     if result["speedup"] is not None:
         sure = "" if (ends := result["speedup_interval"]) is None else f" ({ends[0]:.2f}x to {ends[1]:.2f}x)"
-        out.print(f"measured speedup {result['speedup']:.2f}x{sure}; {result['macs_speedup']:.2f}x fewer MACs")
+        over = " over the baseline in fp32" * light
+        out.print(f"measured speedup{over} {result['speedup']:.2f}x{sure}; {result['macs_speedup']:.2f}x fewer MACs")
     if result["top1"] is not None:
         out.print(f"top-1 of the file in onnxruntime: {percent(result['top1'])}")
     if result["alignment"]["hint"] is not None:
@@ -246,7 +252,7 @@ def _before_and_after(out: Console, result: Result) -> None:
     out.print(make_table(("", "before", "after"), rows))
     out.print(f"measured speedup {result['speedup']:.2f}x; {result['macs_speedup']:.2f}x fewer MACs")
     if result["noisy"]:
-        out.print("the timing is noisy: repeat it on a quiet machine")
+        out.print("the timing is noisy; greg export times the pruned state and --baseline again, on a quieter machine")
 
 
 def compressed(out: Console, result: Result) -> None:

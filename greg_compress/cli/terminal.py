@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -35,8 +36,34 @@ def console(file: IO[str]) -> Console:
 class Plain(Console):
     """Shows texts as they are: nothing in them is markup, an emoji or a command."""
 
+    def on_broken_pipe(self) -> None:
+        """Raise the error on; what is left in the stream goes nowhere, or Python would complain at its end."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.file.fileno())
+        os.close(nowhere)
+        raise
+
     def render_str(self, text: str, **how: Any) -> Text:  # type: ignore[override]
         return super().render_str("\n".join(map(printable, text.split("\n"))), **how)
+
+
+class Unheard:
+    """A stream whose reader may be gone, or whose disk full: what is said on the way is no reason to lose the work."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 def is_lively(out: Console) -> bool:
@@ -58,7 +85,7 @@ class Terminal(reporting.Reporter):
     """Speaks on stderr; stdout belongs to the result."""
 
     def __init__(self) -> None:
-        self._console = console(sys.stderr)
+        self._console = console(cast(IO[str], Unheard(sys.stderr)))
         self._lively = is_lively(self._console)
         self._live: Display | None = None
         self._due = 0.0

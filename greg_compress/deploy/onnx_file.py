@@ -34,7 +34,9 @@ LEVELS = {
 
 def flushed(model: nn.Module) -> tuple[nn.Module, int]:
     """A copy in eval mode, on the CPU and contiguous, its denormal weights set to 0; how many."""
-    ready = copy.deepcopy(model).cpu().eval()
+    ready = copy.deepcopy(model)
+    ready.cpu()
+    ready.eval()
     ready.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     count = 0
     for tensor in [*ready.parameters(), *ready.buffers()]:

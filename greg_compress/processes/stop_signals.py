@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag, so that a long run stops between two steps."""
+"""SIGINT, SIGTERM and SIGHUP as a flag, so that a long run stops between two steps."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import signal
 from types import FrameType
 
 from greg_compress.errors import Interrupted
+from greg_compress.processes.stops import stops
 from greg_compress.training.world import LateMaximum, World
 
 
 class StopSignals:
-    """Turns SIGINT and SIGTERM into a flag that all processes share; a second signal does what it always did.
+    """Turns these signals into a flag that all processes share; a second signal does what it always did.
 
     Of several processes torchrun tells each twice; there a second one changes nothing.
     """
@@ -21,7 +22,7 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         self.number: int | None = None
-        self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._before = {number: signal.signal(number, self._hear) for number in stops()}
         return self
 
     def _hear(self, number: int, _frame: FrameType | None) -> None:

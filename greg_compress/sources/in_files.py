@@ -140,7 +140,8 @@ def from_callable(spec: DataSpec, workers: int | None) -> Dataset:
             raise InputError(f"{spec} must return two datasets, (train, test)")
         train, test = made
         lengths = [len(train), len(test)]
-        classes = len(train.classes) if hasattr(train, "classes") else None
+        named = getattr(train, "classes", None)
+        classes = named if named is None or isinstance(named, int) else len(named)
     if not lengths[0]:
         raise InputError(f"{spec} holds no training images")
     reading = default_workers() if workers is None else workers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -53,7 +54,7 @@ def defined(path: Path, source: bytes, name: str) -> Any:
     Raises:
         InputError: it breaks, or does not define the callable itself (an import does not count).
     """
-    module = ModuleType(f"greg_user_{sha256(str(path.resolve()).encode())[:12]}")
+    module = ModuleType(f"greg_user_{sha256(os.fsencode(path.resolve()))[:12]}")
     module.__file__ = str(path)
     sys.modules[module.__name__] = module  # for pickling, dataclasses and the like
     with input_fault(f"{path} cannot be run"):

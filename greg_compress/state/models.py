@@ -199,7 +199,8 @@ def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions, like
     if shapes is None:
         raise RequestError(f"{options.model} does not say what input it takes; add --input-shape C,H,W")
     with input_fault(f"{recorded.spec} makes a network that cannot be saved"):
-        return Opened(model.eval(), State("dense", recorded, shapes, weights_of(model)), None)
+        model.eval()
+        return Opened(model, State("dense", recorded, shapes, weights_of(model)), None)
 
 
 def weights_of(model: nn.Module, copies: bool = False) -> dict[str, Tensor]:
@@ -237,7 +238,8 @@ def network(state: State, options: ModelOptions, path: str) -> nn.Module:
     model.to(memory_format=memory_format)  # type: ignore[call-overload]
     load_weights(model, state.weights, path, state.architecture.spec)
     require_masks(state, model, path)
-    return model.eval()
+    model.eval()
+    return model
 
 
 def require_rebuilt(model: nn.Module, state: State, options: ModelOptions, path: str) -> nn.Module:

@@ -88,7 +88,10 @@ def _timing(chain: Chain) -> Iterator[Caution]:
         yield from _no_faster(file)
     for file in chain.of(Kind.COMPRESSED):
         if file.said.get("noisy") is True:
-            yield Caution("Noisy timing", f"{file.name}: repeat it on a quiet machine.")
+            yield Caution("Noisy timing", f"{file.name}: a quieter machine says more.")
+        if at(file.said, "target", "met") is False:
+            missed = text(file.said, "target", "text") or "what was asked for in time"
+            yield Caution("Target missed", f"The exported file misses {missed} ({file.name}).")
 
 
 def _no_faster(file: File) -> Iterator[Caution]:

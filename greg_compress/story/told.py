@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from greg_compress.deploy.metadata import SHAPES
+from greg_compress.deploy.metadata import NORMALIZES, PREPROCESSING, SHAPES
 from greg_compress.options.plotting import Figure
 from greg_compress.story import cautions, measures, steps
 from greg_compress.story.chains import Chain, chained
@@ -145,7 +145,8 @@ def _outcome(chain: Chain) -> Iterator[tuple[str, str]]:
     for file in chain.of(Kind.ONNX):
         opset = file.said.get("opset")
         yield "ONNX file", f"{file.name}: {file.size:,} bytes, opset {opset}, input {_shapes(file)}"
-        yield "its pixels", str(text(file.said, "greg.preprocessing") or "not said")
+        inside = text(file.said, PREPROCESSING) == NORMALIZES
+        yield "its input", "pixels as bytes, which it normalises" if inside else "pixels that are normalised already"
         yield "made by", f"greg {text(file.said, 'greg.version') or 'of an unknown version'}"
     for file in chain.of(Kind.EXPORTED):
         size, precision = number(file.said, "size"), text(file.said, "precision")

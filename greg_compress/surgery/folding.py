@@ -22,7 +22,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from greg_compress.surgery.masking import InDouble, examples, output_changes
+from greg_compress.surgery.masking import InDouble, examples, in_double, output_changes
 from greg_compress.wiring.groups import Wiring
 
 CONSTANT = 1e-6
@@ -80,7 +80,7 @@ def folded(dense: nn.Module, small: nn.Module, wiring: Wiring, removed: Tensor) 
 @torch.no_grad()
 def constants(dense: nn.Module, wiring: Wiring, removed: Tensor) -> Constants:
     """Zero the filters of the removed units in a copy, run a random batch, and see what their readers get."""
-    double = copy.deepcopy(dense).to("cpu", torch.float64).eval()
+    double = in_double(dense)
     zero_filters(double, wiring, removed)
     reading = _Reading(double, wiring, removed)
     with torch.random.fork_rng(devices=[]), reading.hooked(), reading.readers, InDouble():  # type: ignore[no-untyped-call]

@@ -89,6 +89,14 @@ def mask(model: nn.Module, wiring: Wiring, removed: Tensor) -> None:
             weight.index_fill_(dim, gone.to(weight.device), 0)
 
 
+def in_double(model: nn.Module) -> nn.Module:
+    """A copy in float64 on the CPU, in eval mode. A network's own `train` or `to` may return nothing."""
+    double = copy.deepcopy(model)
+    double.to("cpu", torch.float64)
+    double.eval()
+    return double
+
+
 class InDouble(TorchDispatchMode):
     """Keeps a network in float64 that casts or makes constants in less itself."""
 
@@ -146,7 +154,7 @@ def examples(wiring: Wiring) -> list[Tensor]:
 
 def _outputs(model: nn.Module, wiring: Wiring, removed: Tensor | None) -> list[Tensor]:
     """What a copy in float64 returns; one copy at a time, since a large network takes much memory."""
-    double = copy.deepcopy(model).to("cpu", torch.float64).eval()
+    double = in_double(model)
     seen: AbstractContextManager[Any] = nullcontext()
     if removed is not None:
         mask(double, wiring, removed)

@@ -14,6 +14,8 @@ from greg_compress.tensor_files.torch_file import MOST_PICKLED, ZIP, read_legacy
 
 PICKLE = b"\x80"
 PROGRAM = ".pt2"
+ITS_STATE = "name the state that it was made of"
+"""What helps where an exported file is given."""
 
 
 def read(path: Path) -> tuple[Any, str]:
@@ -25,7 +27,7 @@ def read(path: Path) -> tuple[Any, str]:
         InputError: it cannot be read, or is damaged; the message says how.
     """
     if path.suffix.lower() == PROGRAM and path.is_file():
-        raise InputError(f"{path} is an exported program; name the state that it was made of")
+        raise InputError(f"{path} is an exported program; {ITS_STATE}")
     with reading(path), path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         length = file.tell()
@@ -40,4 +42,6 @@ def read(path: Path) -> tuple[Any, str]:
             return read_zip(file, length), digest
         if start.startswith(PICKLE):
             return read_legacy(file, length), digest
+    if path.suffix.lower() == ".onnx":
+        raise InputError(f"{path} is an ONNX file, by its name; {ITS_STATE}")
     raise InputError(f"{path} is no file of tensors, or a truncated one")

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from greg_compress.errors import GregError
+from greg_compress.errors import GregError, InputError
 from greg_compress.options.training import Precision
 from greg_compress.reporting import Progress
 from greg_compress.sources.samples import Share
@@ -74,6 +74,7 @@ class Loop:
 
     Raises (while iterating):
         GregError: the loss is not finite.
+        InputError: nothing is trained (also when it is made).
         RequestError: the network's output is not (N, classes) logits.
     """
 
@@ -96,6 +97,8 @@ class Loop:
         self.validate = validate
         self.objective = objective
         self.world = world
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise InputError("nothing of the network can be trained: it has no parameters, or all of them are frozen")
         shared = world.parallel(model, settings.device, settings.sync_bn)
         self._shared = shared
         self._forward: Callable[[Tensor], Any] = torch.compile(shared) if settings.compiled else shared
@@ -174,6 +177,8 @@ class Loop:
             output = logits(self._forward, images)
         require_label(most, output)
         loss = self.objective(images, output, labels)
+        if not loss.requires_grad:
+            raise InputError("the network's output does not depend on anything that is trained")
         # The mean over processes is still to come, and pieces may differ by an image.
         self._scaler.scale(loss * (len(labels) * self.world.size / self.batches.size)).backward()
         hits = (output.detach().argmax(1) == labels).sum()

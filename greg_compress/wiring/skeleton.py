@@ -99,8 +99,9 @@ def output_shapes(bones: nn.Module, input_shapes: Shapes) -> list[Shape]:
         TraceError: it does not run with this input.
     """
     try:
+        bones.eval()
         with torch.no_grad():
-            output = bones.eval()(*example_inputs(bones, input_shapes))
+            output = bones(*example_inputs(bones, input_shapes))
     except (Exception, SystemExit) as error:
         raise cannot_run(input_shapes, error) from error
     return [tuple(tensor.shape) for tensor in output_tensors(output)]
