@@ -210,7 +210,7 @@ def test_a_networks_own_prints_stay_off_stdout(greg: Greg, tmp_path: Path) -> No
 
 
 NETWORK = """
-import sys, torch
+import sys, torch, warnings
 from torch import nn
 class Net(nn.Module):
     input_shape = (1, 8, 8)
@@ -255,6 +255,15 @@ class RealOnly(Net):
         return super().forward(x)
 class Double(Net):
     def __init__(self): super().__init__(); self.double()
+class Complex(Net):
+    def __init__(self): super().__init__(); self.register_buffer("table", torch.zeros(2, dtype=torch.complex64))
+class Quantized(Net):
+    def __init__(self):
+        super().__init__()
+        warnings.simplefilter("ignore")  # torch says that these will go
+        self.register_buffer("table", torch._empty_affine_quantized([2], scale=1.0, dtype=torch.qint8))
+class Eight(Net):
+    def __init__(self): super().__init__(); self.register_buffer("table", torch.zeros(2).to(torch.float8_e4m3fn))
 class Stops(Net):
     def __init__(self): raise KeyboardInterrupt
 class Lock(Net):
@@ -277,6 +286,9 @@ class Shape(Net):
         (("analyze", "n.py:Net", "--input-shape", "3,8,8"), 4, "aten.convolution.default in a (RuntimeError"),
         (("analyze", "n.py:Quits"), 4, "SystemExit"),
         (("analyze", "n.py:Raises"), 4, "cannot be built (ValueError: no luck)"),
+        (("analyze", "n.py:Complex"), 4, "table is of torch.complex64; prune the network of real numbers"),
+        (("analyze", "n.py:Quantized"), 4, "table is of torch.qint8"),
+        (("prune", "n.py:Eight", "--ratios", "0.5", "-o", "o.pt"), 4, "table is of torch.float8_e4m3fn"),
         (("analyze", "n.py:Stops"), 1, "stopped early by KeyboardInterrupt, which a file of yours raised"),
         (("analyze", "n.py:Lock"), 4, "cannot be copied"),
         (("analyze", "n.py:Shape"), 4, "input_shape that is no shape"),

@@ -225,7 +225,7 @@ def test_gates_leave_no_file_and_may_be_changed(greg: Greg, finished: Path) -> N
         (("base.pt", "--ratios", "0.5", "--method", "greg-2", "--criterion", "max"), 2, "--criterion would have no"),
         (("base.pt", "--ratios", "0.5", "--arch-arg", "a=1"), 2, "--arch-arg would have no effect without --arch"),
         (("base.pt", "--ratios", "0.5", "-o", "base.pt"), 2, "base.pt exists"),
-        (("base.pt", "--ratios", "0.5", "-o", "m.pt2"), 2, "m.pt2 is no name for what --format onnx writes"),
+        (("base.pt", "--ratios", "0.5", "-o", "m.pt2"), 2, "m.pt2 is no name for an ONNX file; end it in .onnx"),
         (("base.pt", "--ratios", "0.5", "-o", "taken.onnx"), 2, "taken.onnx.greg is a file"),
         (("base.pt", "--ratios", "0.5", "-o", "none/m.onnx"), 1, "cannot be written"),
         (("base.pt", "--plan", "{a}.json"), 2, "{a} has a meaning in recipes; choose a name without braces"),

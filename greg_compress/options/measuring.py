@@ -44,7 +44,8 @@ class Format(StrEnum):
             RequestError: `path` is one.
         """
         if path.suffix.lower() != f".{self}":
-            raise RequestError(f"{path} is no name for what --format {self} writes; end it in .{self}")
+            kind = "an ONNX file" if self is Format.ONNX else "a program of PyTorch's"
+            raise RequestError(f"{path} is no name for {kind}; end it in .{self}")
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,13 @@ def _from_pickle(
     return opened
 
 
+def _require_real(model: nn.Module, spec: str) -> None:
+    for name, tensor in named_tensors(model):
+        small = tensor.is_floating_point() and tensor.itemsize == 1
+        if small or tensor.is_complex() or tensor.is_quantized:
+            raise InputError(f"{spec}: {name} is of {tensor.dtype}; prune the network of real numbers, then convert it")
+
+
 def fresh(architecture: Architecture, options: ModelOptions, likely: Shape | None = None) -> Opened:
     """A network as its factory makes it, and its (dense) state."""
     model, recorded = models.build(architecture, options.download)
@@ -198,6 +205,7 @@ def _dense(model: nn.Module, recorded: Architecture, options: ModelOptions, like
     shapes = options.input_shapes or known or (None if likely is None else (likely,))
     if shapes is None:
         raise RequestError(f"{options.model} does not say what input it takes; add --input-shape C,H,W")
+    _require_real(model, recorded.spec)
     with input_fault(f"{recorded.spec} makes a network that cannot be saved"):
         model.eval()
         return Opened(model, State("dense", recorded, shapes, weights_of(model)), None)
