@@ -40,9 +40,14 @@ class Difference:
     """What the cut network raised there, if it broke."""
 
     @property
+    def effect(self) -> str:
+        """Why units that pass there stay."""
+        return f"after a cut {self.operation} would no longer line up"
+
+    @property
     def reason(self) -> str:
-        broken = f" ({self.failure})" if self.failure else ""
-        return f"after a cut {self.operation} would no longer line up{broken}"
+        """The same, with what torch says of it."""
+        return self.effect + (f" ({self.failure})" if self.failure else "")
 
 
 @uncollected()

@@ -65,7 +65,7 @@ def prunable_wiring(model: nn.Module, input_shapes: Shapes) -> Wiring:
                 break
         else:
             hopeless.add(kind)
-            wiring = wiring.freeze({group.name: failure.difference.reason for group in blamed})
+            wiring = wiring.freeze({group.name: failure.difference.effect for group in blamed})
             failure = _trial(model, wiring)
     return wiring
 
