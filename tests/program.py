@@ -19,7 +19,9 @@ from tests.conftest import Ran
 LOADED = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "thop", "rich.progress", "greg_compress.cli")
 STAGES = ("train", "analyze", "regularize", "prune", "finetune", "evaluate", "export")
 context = multiprocessing.get_context("forkserver")
-context.set_forkserver_preload([*LOADED, *(f"greg_compress.{stage}" for stage in STAGES), "tests.warm"])
+context.set_forkserver_preload(
+    [*LOADED, *(f"greg_compress.{stage}" for stage in STAGES), "tests.program", "tests.warm"]
+)
 
 
 def _main(

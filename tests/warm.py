@@ -6,9 +6,16 @@ import contextlib
 import sys
 
 import torch
+from typer.main import get_command
+
+from greg_compress.cli import app
 
 with contextlib.redirect_stdout(sys.stderr):
     torch.onnx.export(
         torch.nn.Linear(1, 1).eval(), (torch.zeros(2, 1),), dynamo=True, verbose=False,
         dynamic_shapes=({0: torch.export.Dim("batch")},),
     )  # fmt: skip
+
+for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    with contextlib.suppress(Exception):  # what is wrong with no words at all is not said here
+        command.make_context(name, [])
