@@ -1,4 +1,4 @@
-"""Loads what exporting loads, most of it at the first export: whoever is forked from here has it."""
+"""Loads what a first export and a first command load: whoever is forked from here has it."""
 
 from __future__ import annotations
 
