@@ -56,7 +56,7 @@ def shortened(words: list[str]) -> list[str]:
         elif word in RULED_OUT and command in LENGTHS:
             rest = rest[1:]
         elif word == "--budget":
-            kept, rest = [*kept, word, "20s"], rest[1:]
+            kept, rest = [*kept, word, "12s"], rest[1:]
         else:
             kept.append(word)
     if "--budget" in kept:
