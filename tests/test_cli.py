@@ -409,6 +409,15 @@ def test_a_result_that_cannot_be_printed_is_a_failure(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_a_folder_that_is_gone_is_said(greg: Greg, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    ran = greg("show", DIGITS)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.error().endswith("the current folder cannot be used (No such file or directory); go to another one")
+
+
 def test_the_version_and_python_dash_m(greg: Greg) -> None:
     assert greg("--version").out.startswith("greg 0.")
     assert "Usage: greg" in greg("--help").out

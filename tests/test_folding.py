@@ -13,9 +13,11 @@ from torch.nn.modules.conv import _ConvNd
 
 import greg_compress
 from greg_compress.errors import RequestError
+from greg_compress.prune import _tell
+from greg_compress.reporting import Reporter
 from greg_compress.selection.plan import Plan, Share
 from greg_compress.state import files
-from greg_compress.surgery.folding import folded, zero_filters
+from greg_compress.surgery.folding import Folding, folded, zero_filters
 from greg_compress.surgery.trial import prunable_wiring
 from greg_compress.training.recalibration import recalibrate
 from greg_compress.wiring.skeleton import output_tensors
@@ -235,7 +237,9 @@ def test_recalibrating_measures_what_the_cut_network_sees(greg: Callable[..., Ra
     for name, words in {"cut": (), "new": ("--recalibrate", 10, "--data", "digits")}.items():
         ran = greg("prune", "r.pt", *words, "-o", f"{name}.pt", "--json")
         assert ran.code == 0, ran.err
-        assert (ran.json["fold"] is None) == (name == "new")
+        assert (
+            (ran.json["fold"] is None) == ("measured anew after the cut, on 10 batches" in ran.err) == (name == "new")
+        )
     top1 = {name: greg("evaluate", f"{name}.pt", "--data", "digits", "--json").json["top1"] for name in ("cut", "new")}
     assert top1["new"] > top1["cut"]
     weights = [greg_compress.load(f"{name}.pt").state_dict() for name in ("cut", "new")]
@@ -258,6 +262,19 @@ def test_recalibrating_draws_the_same_each_time_and_from_nobody() -> None:
 def test_recalibrating_is_for_batch_norm_alone() -> None:
     with pytest.raises(RequestError, match="no BatchNorm with running statistics"):
         recalibrate(nn.Sequential(nn.InstanceNorm2d(3, track_running_stats=True)), [torch.rand(2, 3, 4, 4)], 1)
+
+
+@pytest.mark.parametrize(("after", "warned"), [(0.1, False), (0.8, True)])
+def test_a_cut_that_changes_much_is_a_warning(after: float, warned: bool) -> None:
+    class Heard(Reporter):
+        said = ""
+
+        def warn(self, text: str) -> None:
+            self.said += text
+
+    ui = Heard()
+    _tell(Folding(nn.Identity(), 1, (), (0.9, after), {}), ui)
+    assert ("the cut changes the output by 80% of its norm" in ui.said) is warned
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,14 @@ def test_a_step_that_has_not_finished_is_a_warning(chain: Path, greg: Greg, quic
     assert "several runs" not in said
 
 
+@pytest.mark.parametrize("met", [True, False])
+def test_a_missed_target_is_a_warning(chain: Path, greg: Greg, quick: None, tmp_path: Path, met: bool) -> None:
+    target = {"met": met, "text": "--target-speedup 2x (measured: 1.80x)"}
+    (tmp_path / "c.json").write_text(json.dumps({"dense": {}, "pruned": {}, "macs_speedup": 2.0, "target": target}))
+    page, _ = told(greg, chain / "pruned.pt", "c.json")
+    assert ("The exported file misses --target-speedup 2x (measured: 1.80x)" in page.text) is not met
+
+
 def hostile(chain: Path) -> Any:
     """A state whose names are what an attacker would like them to be."""
     found = state(chain, "final.pt")
