@@ -69,6 +69,15 @@ def test_that_test_is_no_empty_one() -> None:
     assert len(mended) > 12, found
 
 
+def cut_at_zero(model: nn.Module, plan: Plan) -> tuple[nn.Module, Folding]:
+    """Put the filters that a plan removes to zero; the network cut, and what folding makes of that."""
+    wiring = prunable_wiring(model, (INPUT,))
+    removed = plan.removed_units(wiring)
+    zero_filters(model, wiring, removed)
+    small = sliced(model, wiring, plan)
+    return small, folded(model, small, wiring, removed)
+
+
 class Unbiased(nn.Module):
     """A reader with neither bias nor BatchNorm behind it, and one whose BatchNorm is not its only reader."""
 
@@ -86,11 +95,7 @@ class Unbiased(nn.Module):
 
 def test_a_new_bias_where_no_norm_alone_reads() -> None:
     model = without_borders(settle(Unbiased()))
-    wiring = prunable_wiring(model, (INPUT,))
-    plan = Plan({"a": Share(6, 3, (0, 2, 5))})
-    removed = plan.removed_units(wiring)
-    zero_filters(model, wiring, removed)
-    found = folded(model, sliced(model, wiring, plan), wiring, removed)
+    _, found = cut_at_zero(model, Plan({"a": Share(6, 3, (0, 2, 5))}))
     assert found.biases == {"b.bias": [5], "d.bias": [4]}
     assert apart(found.network, model, Unbiased) < EXACT
 
@@ -111,12 +116,7 @@ class OneNormForTwo(nn.Module):
 
 def test_a_norm_behind_two_readers_holds_neither() -> None:
     model = without_borders(settle(OneNormForTwo()))
-    wiring = prunable_wiring(model, (INPUT,))
-    plan = Plan({"stem": Share(6, 3, (0, 2, 5))})
-    removed = plan.removed_units(wiring)
-    zero_filters(model, wiring, removed)
-    small = sliced(model, wiring, plan)
-    found = folded(model, small, wiring, removed)
+    small, found = cut_at_zero(model, Plan({"stem": Share(6, 3, (0, 2, 5))}))
     assert found.biases == {"a.bias": [4], "b.bias": [4]}
     assert apart(found.network, model, OneNormForTwo) < EXACT < apart(small, model, OneNormForTwo)
 
@@ -127,11 +127,7 @@ def test_a_strided_transposed_convolution_makes_no_constant() -> None:
         nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), nn.ConvTranspose2d(4, 2, 3, 2, 1, output_padding=1))
     )
     model[1].bias.data.fill_(1.0)  # type: ignore[union-attr,operator]
-    wiring = prunable_wiring(model, (INPUT,))
-    plan = Plan({"0": Share(4, 2, (1, 3))})
-    removed = plan.removed_units(wiring)
-    zero_filters(model, wiring, removed)
-    found = folded(model, sliced(model, wiring, plan), wiring, removed)
+    _, found = cut_at_zero(model, Plan({"0": Share(4, 2, (1, 3))}))
     assert (found.left, found.layers) == (("3",), 0)
 
 
@@ -139,12 +135,7 @@ def test_at_a_border_the_inner_value_counts() -> None:
     """With zero padding a constant is less at the border; the interior is exact all the same."""
     torch.manual_seed(0)
     model = settle(nn.Sequential(conv(3, 4), nn.BatchNorm2d(4), nn.ReLU(), conv(4, 2)))
-    wiring = prunable_wiring(model, (INPUT,))
-    plan = Plan({"0": Share(4, 2, (1, 3))})
-    removed = plan.removed_units(wiring)
-    zero_filters(model, wiring, removed)
-    small = sliced(model, wiring, plan)
-    found = folded(model, small, wiring, removed)
+    small, found = cut_at_zero(model, Plan({"0": Share(4, 2, (1, 3))}))
     (image,) = examples((INPUT,))
     with torch.no_grad():
         wanted, got, bare = (each(image)[:, :, 1:-1, 1:-1] for each in (model, found.network, small))

@@ -133,18 +133,14 @@ def pruning(out: Console, result: Result) -> None:
             f" self-check passed: masked equals sliced to {error:.1e} in float64"
         )
     if (fold := result["fold"]) is not None and fold["folded"]:
-        change = fold["rel_change"]
+        change, layers = fold["rel_change"], "layer" + "s" * (fold["folded"] != 1)
         out.print(
-            f"what picked filters still made was folded into {_layers(fold['folded'])}: on a random batch the output"
+            f"what picked filters still made was folded into {fold['folded']} {layers}: on a random batch the output"
             f" changes by {change['after']:.1e} of its norm, without it by {change['before']:.1e}"
         )
     if result["l1_differs"]:
         what = "units" if result["layers"] is None else "weights"
         out.print(f"a final L1 sort would have picked {result['l1_differs']:,} {what} otherwise")
-
-
-def _layers(count: int) -> str:
-    return f"{count} layer{'s' * (count != 1)}"
 
 
 def exported(out: Console, result: Result) -> None:

@@ -18,6 +18,7 @@ from greg_compress.cli import usage
 from greg_compress.cli.seat import Rehearsed, Seat, seated
 from greg_compress.errors import CheckFailed, GregError, Interrupted, RequestError
 from greg_compress.options.limits import require_between
+from greg_compress.options.selecting import SELECTING
 from greg_compress.recipes import figures, runner
 from greg_compress.recipes.code import require_known
 from greg_compress.recipes.expand import Grid, Task, argv, expand
@@ -34,8 +35,6 @@ NOT_OF_A_PLAN = {
 """What `analyze` takes beside a selection. A criterion other than L1 measures data, and decides which, not how many."""
 MEASURED = {"target-latency", "target-speedup"}
 """What times a network, which a dry run does not."""
-SELECTS = {"ratios", "plan", "target-macs", "target-params", *MEASURED}
-"""What says how much goes; without it other options of these names are not of a selection."""
 DEMO, DEMO_FILE = "demo.toml", "exported.onnx"
 """The recipe of the demonstration, and what it ends with."""
 Result = dict[str, Any]
@@ -178,7 +177,7 @@ def _analysis(task: Task, analyze: Words) -> tuple[str, ...] | None:
     """The command that resolves a task's selection on the network that its chain begins with, before any training."""
     selecting = {key: texts for key, texts in task.options.items() if key in analyze.options.keys() - NOT_OF_A_PLAN}
     begun = _beginning(task)
-    if begun is None or not SELECTS & selecting.keys() or is_measured(selecting):
+    if begun is None or selecting.keys().isdisjoint(SELECTING) or is_measured(selecting):
         return None
     model = (begun.options.get("model") or begun.options["arch"])[-1]
     options = {key: texts for key, texts in begun.options.items() if key in ("arch", "arch-arg", "input-shape")}

@@ -66,6 +66,11 @@ class Reached:
         return self.pruned.p50_ms / self.goal.time(self.dense)
 
     @property
+    def meets(self) -> bool:
+        """Whether it is fast enough, by no more than the tolerance."""
+        return 1 - TOLERANCE <= self.off <= 1
+
+    @property
     def speedup(self) -> float:
         return self.dense.p50_ms / self.pruned.p50_ms
 
@@ -174,11 +179,11 @@ def reach(
         met = Reached(goal, *timed.measure(kept), measurements=len(found) + 1)
         ui.note(f"measurement {len(found) + 1}: {met.text}")
         found.append((kept, met))
-        if 1 - TOLERANCE <= met.off <= 1:
+        if met.meets:
             break
         aim *= AIM / met.off
     # What is slower by a little serves only where nothing that was measured is fast enough.
-    kept, met = min(found, key=lambda each: (not 1 - TOLERANCE <= each[1].off <= 1, abs(each[1].off - 1)))
+    kept, met = min(found, key=lambda each: (not each[1].meets, abs(each[1].off - 1)))
     if abs(met.off - 1) > TOLERANCE:
         fastest = bool((found[-1][0] == least).all()) and found[-1][1].off > 1
         what = (

@@ -14,7 +14,9 @@ from greg_compress.selection.amounts import percent
 from greg_compress.selection.plan_file import PlanFile
 from greg_compress.selection.ratios import Ratios
 
-WAYS = "--ratios, --plan, --target-macs, --target-params, --target-latency and --target-speedup"
+SELECTING = ("ratios", "plan", "target-macs", "target-params", "target-latency", "target-speedup")
+"""The options that say how much goes; the others narrow or widen it."""
+WAYS = " and ".join([", ".join(f"--{name}" for name in SELECTING[:-1]), f"--{SELECTING[-1]}"])
 DEFAULT_CAP = Decimal("0.9")
 
 
